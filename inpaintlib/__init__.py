@@ -1,0 +1,26 @@
+"""A reproducibility study of image inpainting: a photo and a mask go in, a completed photo comes out,
+everything else measures that.
+
+Conventions that hold between all modules:
+
+* photos are float tensors (B, 3, H, W) in [0, 1]; stored photos are uint8;
+* masks are bool tensors (B, 1, H, W), True = hole;
+* an *Inpainter* is any callable ``(photos, mask) -> photos`` that returns the known pixels untouched;
+* training is budgeted in *kimg*, thousands of photos shown.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("INPAINT_DATA", ROOT / "data"))
+RESULTS = Path(os.environ.get("INPAINT_RESULTS", ROOT / "results"))
+
+Inpainter = Callable[[Tensor, Tensor], Tensor]
+
+
+class BadInput(ValueError):
+    """One clear sentence for the user: which file or parameter, what was wrong, what would be right."""

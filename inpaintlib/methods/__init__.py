@@ -1,0 +1,1 @@
+"""One file a paper: its networks, its objective and its training step, in the paper's words."""

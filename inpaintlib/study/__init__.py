@@ -1,0 +1,1 @@
+"""Runs, sweeps, statistics, tables, figures and claims."""
