@@ -1,0 +1,356 @@
+"""Context Encoders: Feature Learning by Inpainting (Pathak, Krähenbühl, Donahue, Darrell, Efros; CVPR 2016).
+
+An encoder-decoder F sees a photo x with a hole and predicts what was there; a discriminator D tells predictions
+from truth. The joint loss (Eq. 3) is ``L = lambda_rec L_rec + lambda_adv L_adv``. Three sources describe it, and
+they differ: the paper, its Lua code, and the student report whose Table 1 this study rebuilds ("the report").
+Where they do, this file has a parameter, and :class:`Settings` says who used which value.
+
+Not modelled, because an Adam step does not feel it: the report halves D's loss. Not followed: the report's
+beta2 = 0.9 and PyTorch's default initialisation (we use the paper's DCGAN rule); Lua's one random region a batch
+(ours: one a photo) and its gradient of D before D's update in G's step (ours, as every port's: after).
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inpaintlib import BadInput
+from inpaintlib.data import masks
+from inpaintlib.training import GraphedUpdate, adam, choose_device, frozen, generator, seeded
+
+MEAN_FILL = (117 / 255, 104 / 255, 123 / 255)  # as Lua orders it: a permuted Caffe mean
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every choice of one training, each with who made it.
+
+    ``ratio`` is lambda_rec / lambda_adv; the weights sum to one as in the paper (.999 / .001), so 1 means .5 / .5.
+    """
+
+    size: int = 128  # px, a power of two; paper and Lua 128, the report scales everything to 128
+    region: str = "centre"  # centre | random_block | random_region; centre: F predicts the patch only
+    ratio: float = 999.0  # lambda_rec / lambda_adv; 0 = adversarial only, inf = reconstruction only
+    reconstruction: str = "l2"  # l2 (Eq. 1) | l1 (the paper saw no significant difference)
+    overlap: int = 7  # px of band inside the patch's edge; paper and report 7, Lua 4 (its default: 0)
+    overlap_visible: bool = False  # paper and Lua: True (the hole is smaller than the patch); the report: False
+    overlap_weight: float = 10.0  # of the reconstruction in the band; random regions: of the known pixels
+    fill: str = "zero"  # zero (paper 3.3, report: mid-grey, 0 of [-1, 1]) | mean (paper 4, Lua)
+    lr: float = 2e-4  # of D
+    lr_factor: float = 10.0  # F's rate over D's; paper and Lua 10 (Lua: 1 at ratio 0 and infinity)
+    beta1: float = 0.5
+    beta2: float = 0.999  # the report: 0.9
+    width: int = 64  # channels of the first layer; 64 in the paper
+    bottleneck: int = 4000  # units; Lua's default is 100; 0 = channel-wise fully connected (paper 3.1)
+    noise: int = 0  # units of N(0, 1) noise beside the bottleneck; Lua's option uses 100
+    conditional: bool = False  # D also sees the photo with its hole (Lua's conditionAdv; the paper rejects it)
+
+    def __post_init__(self):
+        def require(ok: bool, name: str, right: str) -> None:
+            if not ok:
+                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
+
+        require(self.size >= 32 and self.size & (self.size - 1) == 0, "size", "a power of two of at least 32 px")
+        require(self.region in ("centre", "random_block", "random_region"), "region",
+                "centre, random_block or random_region")  # fmt: skip
+        require(self.region != "centre" or self.size >= 64, "size", "at least 64 px for a centre hole")
+        require(self.ratio >= 0, "ratio", "a number from 0 to inf")
+        require(self.reconstruction in ("l1", "l2"), "reconstruction", "l1 or l2")
+        require(
+            0 <= self.overlap < self.patch // 4,
+            "overlap",
+            f"from 0 to less than a quarter patch ({self.patch // 4} px)",
+        )
+        require(self.overlap_weight > 0, "overlap_weight", "above 0")
+        require(self.fill in ("zero", "mean"), "fill", "zero or mean")
+        require(self.bottleneck >= 0, "bottleneck", "0 (channel-wise) or a number of units")
+        require(self.noise >= 0 and not (self.noise and not self.bottleneck), "noise",
+                "0 or a number of units, beside a bottleneck of at least one unit")  # fmt: skip
+        require(not self.conditional or self.region == "centre", "conditional", "False unless region is centre")
+
+    @property
+    def patch(self) -> int:
+        """Side of what F predicts, px: the central half, or the whole photo for random regions."""
+        return self.size // 2 if self.region == "centre" else self.size
+
+    @property
+    def hole(self) -> int:
+        """Side of the largest central hole this network may be asked to fill, px."""
+        return self.patch - 2 * self.overlap * self.overlap_visible
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """(lambda_rec, lambda_adv), summing to one."""
+        return (1.0, 0.0) if math.isinf(self.ratio) else (self.ratio / (1 + self.ratio), 1 / (1 + self.ratio))
+
+
+# Networks (Lua's train.lua and train_random.lua, which the paper's Figure 9 matches)
+
+
+def channels(side: int, width: int) -> list[int]:
+    """Channels of the stride-2 stages between ``side`` px and 4 px, outermost first: 64, 64, 128, 256, 512 at 128."""
+    stages = int(math.log2(side)) - 2
+    return [width * max(1, 8 >> (stages - 1 - i)) for i in range(stages)]
+
+
+def down(inputs: int, outputs: int, bias: bool, norm: bool = True) -> nn.Sequential:
+    layers = [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=bias), nn.BatchNorm2d(outputs) if norm else None]
+    return nn.Sequential(*filter(None, layers), nn.LeakyReLU(0.2))
+
+
+def up(inputs: int, outputs: int, bias: bool, padding: int = 1) -> nn.Sequential:
+    conv = nn.ConvTranspose2d(inputs, outputs, 4, 2 if padding else 1, padding, bias=bias)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def initialise(module: nn.Module) -> None:
+    """DCGAN's rule: convolutions N(0, .02), batch-norm scales N(1, .02), shifts 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1, 0.02)
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+class ChannelWiseLinear(nn.Module):
+    """Paper 3.1: each n x n map has its own (n^2, n^2) matrix, m n^4 weights; (B, m, n, n) -> (B, m, n, n)."""
+
+    def __init__(self, maps: int, side: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(maps, side**2, side**2) * 0.02)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.einsum("bci,cij->bcj", features.flatten(2), self.weight).view_as(features)
+
+
+class Generator(nn.Module):
+    """F: photos with a hole (B,3,S,S) in [-1,1], noise (B,z) or None -> prediction (B,3,P,P) in [-1,1].
+
+    With ``bias=True, bottleneck_norm=False`` it is the report's network.
+    """
+
+    def __init__(self, settings: Settings, bias: bool = False, bottleneck_norm: bool = True):
+        super().__init__()
+        s, inner = settings, channels(settings.size, settings.width)
+        outer = channels(s.patch, s.width)[::-1]
+        self.encoder = nn.Sequential(
+            down(3, inner[0], bias, norm=False), *(down(a, b, bias) for a, b in pairwise(inner))
+        )
+        self.noise = nn.Conv2d(s.noise, s.noise, 1, bias=bias) if s.noise else None
+        if s.bottleneck:
+            units = s.bottleneck + s.noise
+            self.squeeze = nn.Conv2d(inner[-1], s.bottleneck, 4, bias=bias)
+            norm = nn.BatchNorm2d(units) if bottleneck_norm else nn.Identity()
+            self.bottleneck = nn.Sequential(norm, nn.LeakyReLU(0.2), up(units, outer[0], bias, padding=0))
+        else:
+            self.squeeze = ChannelWiseLinear(inner[-1], 4)
+            spread = nn.Conv2d(inner[-1], outer[0], 3, 1, 1, bias=bias)
+            self.bottleneck = nn.Sequential(spread, nn.BatchNorm2d(outer[0]), nn.ReLU())
+        self.decoder = nn.Sequential(
+            *(up(a, b, bias) for a, b in pairwise(outer)),
+            nn.ConvTranspose2d(outer[-1], 3, 4, 2, 1, bias=bias),
+            nn.Tanh(),
+        )
+        self.apply(initialise)
+
+    def forward(self, holed: Tensor, z: Tensor | None = None) -> Tensor:
+        code = self.squeeze(self.encoder(holed))
+        if self.noise is not None:
+            code = torch.cat([code, self.noise(z[:, :, None, None])], 1)
+        return self.decoder(self.bottleneck(code))
+
+
+class Discriminator(nn.Module):
+    """D: predictions or truths (B,3,P,P) in [-1,1] -> logits (B,), a sigmoid short of a probability.
+
+    Conditional: also sees the photo with its hole (B,3,2P,2P), through one layer of its own.
+    """
+
+    def __init__(self, patch: int, width: int = 64, conditional: bool = False):
+        super().__init__()
+        widths = channels(patch, width)
+        first = [down(3, widths[0], False, norm=False)]
+        if conditional:
+            self.see_context = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.LeakyReLU(0.2))
+            self.see_patch = nn.Sequential(nn.Conv2d(3, width, 5, 2, patch // 2 + 2, bias=False), nn.LeakyReLU(0.2))
+            first = [down(2 * width, width, False), down(width, widths[0], False)]
+        self.conditional = conditional
+        stages = [down(a, b, False) for a, b in pairwise(widths)]
+        self.layers = nn.Sequential(*first, *stages, nn.Conv2d(widths[-1], 1, 4, bias=False))
+        self.apply(initialise)
+
+    def forward(self, patch: Tensor, holed: Tensor | None = None) -> Tensor:
+        if self.conditional:
+            patch = torch.cat([self.see_context(holed), self.see_patch(patch)], 1)
+        return self.layers(patch).flatten()
+
+
+# Objective
+
+
+def overlap_weights(patch: int, overlap: int, weight: float) -> Tensor:
+    """(1,1,P,P): ``weight`` in the band of ``overlap`` px along the edge, 1 inside; not renormalised (as all three)."""
+    weights = torch.full((1, 1, patch, patch), float(weight))
+    weights[..., overlap : patch - overlap, overlap : patch - overlap] = 1
+    return weights
+
+
+def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor, kind: str = "l2") -> Tensor:
+    """Eq. 1 as Lua computes it: the mean over all values of weights * (difference)^2, in [-1,1] units; or L1."""
+    difference = predicted.float() - truth.float()
+    return (weights * (difference.square() if kind == "l2" else difference.abs())).mean()
+
+
+def adversarial_loss(logits: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy on logits: -log D where ``real``, else -log(1 - D); Eq. 2 term by term."""
+    logits = logits.float()
+    return F.softplus(-logits if real else logits).mean()
+
+
+# Training and use
+
+
+class ContextEncoder:
+    """F and D in training (:meth:`step`) and F as an Inpainter (:meth:`inpaint`).
+
+    Args:
+        settings: the choices. ``seed``: of initialisation, noise and random masks.
+        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; losses are fp32 always.
+        acceleration: ``auto`` (``graph`` on a GPU), ``eager``, ``graph`` (the step as one CUDA graph) or
+            ``compile`` (compiled networks inside that graph: faster steps after about a minute of compiling).
+    """
+
+    def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
+                 precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
+        self.settings, self.seed = settings, seed
+        self.device = choose_device(device) if isinstance(device, str) else device
+        gpu = self.device.type == "cuda"
+        if precision not in ("auto", "bf16", "fp32"):
+            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
+        if acceleration not in ("auto", "eager", "graph", "compile"):
+            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager, graph or compile")
+        if acceleration in ("graph", "compile") and not gpu:
+            raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
+        self.bf16 = precision == "bf16" or (precision == "auto" and gpu)
+        with seeded(seed):
+            self.generator = Generator(settings)
+            self.discriminator = Discriminator(settings.patch, settings.width, settings.conditional)
+        for network in (self.generator, self.discriminator):
+            network.to(self.device, memory_format=torch.channels_last)
+        betas = (settings.beta1, settings.beta2)
+        self.adam_g = adam(self.generator, settings.lr * settings.lr_factor, betas, self.device)
+        self.adam_d = adam(self.discriminator, settings.lr, betas, self.device)
+        grey = (0.5,) * 3 if settings.fill == "zero" else MEAN_FILL
+        self.fill = torch.tensor(grey, device=self.device).view(1, 3, 1, 1) * 2 - 1
+        self.band = overlap_weights(settings.patch, settings.overlap, settings.overlap_weight).to(self.device)
+        blank = settings.hole if settings.region == "centre" else settings.size // 2
+        self.blank = masks.centre(1, settings.size, hole=blank).to(self.device)
+        self.bank = self._mask_bank() if settings.region != "centre" else None
+        self._g, self._d, self._update = self.generator, self.discriminator, self.update
+        if acceleration == "compile":
+            self._g, self._d = torch.compile(self.generator), torch.compile(self.discriminator)
+        if gpu and acceleration != "eager":
+            torch.backends.cudnn.benchmark = True
+            self._update = GraphedUpdate(self.update)
+
+    def _mask_bank(self) -> Tensor:
+        """2,048 random masks, drawn once; each step picks among them and mirrors them."""
+        return masks.make(self.settings.region, 2048, self.settings.size, self.seed).to(self.device)
+
+    def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
+        """One update of D, then one of F, on uint8 photos (B,3,S,S); returns the losses, on the device."""
+        draw, inputs = generator(self.seed, step), {"photos": photos}
+        if self.bank is not None:
+            rows = torch.randint(len(self.bank), (len(photos),), generator=draw)
+            inputs["holes"] = self.bank[rows.to(self.device)]
+        if self.settings.noise:
+            inputs["z"] = torch.randn(len(photos), self.settings.noise, generator=draw).to(self.device)
+        return self._update(**inputs)
+
+    def update(self, photos: Tensor, holes: Tensor | None = None, z: Tensor | None = None) -> dict[str, Tensor]:
+        """The whole training step as device work alone. F runs once and serves both updates."""
+        s, (lambda_rec, lambda_adv) = self.settings, self.settings.weights
+        x = (photos.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        holed = self.cut(x, self.blank if holes is None else holes)
+        truth, weights = x, self.band
+        if s.region == "centre":
+            truth = self.crop(x)
+        elif s.overlap:  # Lua's useOverlapPred: the known pixels weigh more
+            weights = torch.where(holes, 1.0, s.overlap_weight)
+        else:
+            weights = torch.ones_like(holes, dtype=torch.float)
+        context, losses = (holed if s.conditional else None), {}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+            predicted = self._g(holed, z)
+            if lambda_adv:
+                real, fake = self._d(truth, context), self._d(predicted.detach(), context)
+                losses["d_real"], losses["d_fake"] = adversarial_loss(real, True), adversarial_loss(fake, False)
+        if lambda_adv:
+            self.adam_d.zero_grad(set_to_none=True)
+            (losses["d_real"] + losses["d_fake"]).backward()
+            self.adam_d.step()
+        losses["rec"] = reconstruction_loss(predicted, truth, weights, s.reconstruction)
+        total = lambda_rec * losses["rec"]
+        if lambda_adv:
+            with frozen(self.discriminator), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16,
+                                                            cache_enabled=False):  # fmt: skip
+                losses["adv"] = adversarial_loss(self._d(predicted, context), True)
+            total = total + lambda_adv * losses["adv"]
+        self.adam_g.zero_grad(set_to_none=True)
+        total.backward()
+        self.adam_g.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def cut(self, x: Tensor, holes: Tensor) -> Tensor:
+        """The input of F: a copy of x (B,3,S,S) in [-1,1] with the fill value in the holes (B or 1,1,S,S)."""
+        return torch.where(holes, self.fill, x)
+
+    def crop(self, x: Tensor) -> Tensor:
+        """The central patch (B,3,P,P) of x (B,3,S,S)."""
+        edge = (self.settings.size - self.settings.patch) // 2
+        return x[..., edge : edge + self.settings.patch, edge : edge + self.settings.patch]
+
+    @torch.no_grad()
+    def inpaint(self, photos: Tensor, mask: Tensor) -> Tensor:
+        """An Inpainter: photos (B,3,S,S) in [0,1], mask (B,1,S,S) True = hole -> the completed photos.
+
+        A centre network blanks what it blanked in training and pastes its prediction into the mask only.
+
+        Raises:
+            BadInput: another size than the network's, or holes where a centre network saw photo in training.
+        """
+        masks.check(mask, photos)
+        s = self.settings
+        if photos.shape[-1] != s.size or photos.shape[-2] != s.size:
+            raise BadInput(f"photos: {photos.shape[-2]}x{photos.shape[-1]} px, but this network was trained "
+                           f"for {s.size}x{s.size}; resize them, or train one of their size")  # fmt: skip
+        if s.region == "centre" and (mask & ~self.blank).any():
+            raise BadInput(f"mask: has holes outside the central {s.hole}x{s.hole} px, all that this network fills; "
+                           "use a network trained with region random_block or random_region")  # fmt: skip
+        x = photos * 2 - 1
+        holed = self.cut(x, self.blank if s.region == "centre" else mask)
+        z = torch.zeros(len(x), s.noise, device=x.device) if s.noise else None
+        self.generator.eval()
+        predicted = (self.generator(holed.contiguous(memory_format=torch.channels_last), z).float() + 1) / 2
+        self.generator.train()
+        edge = (s.size - s.patch) // 2
+        return torch.where(mask, F.pad(predicted.clamp(0, 1), [edge] * 4), photos)
+
+    def state_dict(self) -> dict:
+        parts = ("generator", "discriminator", "adam_g", "adam_d")
+        return {name: getattr(self, name).state_dict() for name in parts}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises BadInput where the state is of another architecture."""
+        try:
+            for name, part in state.items():
+                getattr(self, name).load_state_dict(part)
+        except (RuntimeError, ValueError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
+                           "with, or another run name") from error  # fmt: skip

@@ -1,0 +1,325 @@
+"""The training loop that all methods share: kimg budget, history, checkpoints, frames, divergence.
+
+A method brings its networks and one update; :func:`fit` drives it. Everything random inside a step is drawn
+from :func:`generator` ``(seed, step)``, and batches are a function of the step, so a checkpoint is weights,
+optimisers and a step count, and resuming is bit-identical to never having stopped (on a CPU).
+"""
+
+import contextlib
+import math
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from inpaintlib import BadInput, Inpainter
+
+
+class Method(Protocol):
+    """What :func:`fit` needs of a method in training."""
+
+    device: torch.device
+
+    def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
+        """One update of all networks on uint8 photos (B,3,S,S); returns scalar losses, left on the device."""
+
+    def inpaint(self, photos: Tensor, mask: Tensor) -> Tensor:
+        """The method as an Inpainter, networks in eval mode."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+class Diverged(RuntimeError):
+    """A loss or a weight stopped being finite. ``step``: the first bad step; ``checkpoint``: the last good one."""
+
+    def __init__(self, step: int, what: str, checkpoint: Path):
+        self.step, self.checkpoint = step, checkpoint if checkpoint.exists() else None
+        kept = f"the last good checkpoint is {checkpoint}" if self.checkpoint else "no checkpoint had been written yet"
+        super().__init__(f"training diverged: {what} is not finite at step {step}; {kept}")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto`` is the GPU where there is one, else the CPU; raises BadInput for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(
+            f"device: {name!r} cannot be used here ({str(error).splitlines()[0]}); use auto or cpu"
+        ) from None
+
+
+def generator(seed: int, step: int = 0) -> torch.Generator:
+    """A CPU generator that depends on (seed, step) alone."""
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + step * 0x85EBCA6B + 1) % 2**63)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds torch's global generator inside the block (networks are initialised there) and restores it after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for this network's weights inside the block; gradients still flow through it."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def adam(network: nn.Module, lr: float, betas: tuple[float, float], device: torch.device) -> torch.optim.Adam:
+    """Fused Adam; capturable on a GPU, so that a whole step can be replayed as one CUDA graph."""
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=device.type == "cuda")
+
+
+class GraphedUpdate:
+    """Replays ``update(**tensors) -> dict of scalar tensors`` as one CUDA graph.
+
+    The first three calls run eagerly (they are ordinary training steps and warm the allocator up); the fourth
+    is captured, and from then on each call copies its tensors into the captured inputs and replays. Input shapes
+    must not change between calls.
+    """
+
+    def __init__(self, update: Callable[..., dict[str, Tensor]], warmup: int = 3):
+        self.update, self.warmup, self.calls, self.graph = update, warmup, 0, None
+
+    def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls <= self.warmup:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                losses = self.update(**tensors)
+            torch.cuda.current_stream().wait_stream(stream)
+            return losses
+        if self.graph is None:
+            self.inputs = {name: tensor.clone() for name, tensor in tensors.items()}
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.losses = self.update(**self.inputs)
+        for name, tensor in tensors.items():
+            self.inputs[name].copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        return self.losses
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Writes tensors and plain values atomically; on a full disk the old file stays and BadInput says so."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise BadInput(f"{path}: could not be written ({str(error).splitlines()[0]}); free some space and start "
+                       "the same command again, it resumes from the last checkpoint") from error  # fmt: skip
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
+    """Reads what :func:`save_checkpoint` wrote, tensors and plain values only; BadInput on any other file."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: there is no such checkpoint; train first, or name another run") from None
+    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise BadInput(f"{path}: not a readable checkpoint ({reason}); delete it to start this run anew") from None
+
+
+def strip(photos: Tensor) -> Image.Image:
+    """Photos (n,3,H,W) in [0,1] side by side as one picture."""
+    rows = (photos.detach().float().cpu() * 255).round().clamp(0, 255).byte()
+    return Image.fromarray(torch.cat(list(rows), dim=2).permute(1, 2, 0).contiguous().numpy())
+
+
+class _Interrupt:
+    """Holds Ctrl-C back until the step in progress is complete, so that what is saved is a whole step."""
+
+    def __enter__(self):
+        self.pressed, self.old = False, None
+        with contextlib.suppress(ValueError):  # not the main thread: leave the handler alone
+            self.old = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def _press(self, *_):
+        if self.pressed:  # the second press does not wait
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def __exit__(self, *_):
+        if self.old is not None:
+            signal.signal(signal.SIGINT, self.old)
+
+
+class _History:
+    """Rows of ``history.csv``: losses are gathered on the device and read only when a row is due."""
+
+    def __init__(self, folder: Path, batch: int, every: int, rows: list[dict], seconds: float, writer):
+        self.folder, self.batch, self.every, self.rows, self.writer = folder, batch, every, rows, writer
+        self.began, self.buffer, self.filled = time.perf_counter() - seconds, None, 0
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    def record(self, losses: dict[str, Tensor]) -> None:
+        if self.buffer is None:
+            self.names = list(losses)
+            self.buffer = torch.empty(self.every, len(losses), device=next(iter(losses.values())).device)
+        self.buffer[self.filled] = torch.stack([loss.detach().float() for loss in losses.values()])
+        self.filled += 1
+
+    def read(self, step: int, checkpoint: Path) -> dict[str, float]:
+        """Means of the losses since the last reading, the only host sync of the loop; Diverged if one is not finite."""
+        losses, self.filled = self.buffer[: self.filled].cpu(), 0
+        if len(bad := (~losses.isfinite()).nonzero()):
+            raise Diverged(step - len(losses) + int(bad[0, 0]), f"the {self.names[bad[0, 1]]} loss", checkpoint)
+        return dict(zip(self.names, losses.mean(0).tolist(), strict=True))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Puts values into the row of this step and, where it is on, into TensorBoard."""
+        if not self.rows or self.rows[-1]["step"] != step:
+            kimg = step * self.batch / 1000
+            self.rows.append({"kimg": kimg, "step": step, "seconds": round(self.seconds(), 3)})
+        self.rows[-1].update(values)
+        for name, value in values.items() if self.writer else ():
+            self.writer.add_scalar(name.replace("test_", "test/"), value, step)
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+    def write(self) -> None:
+        self.frame().to_csv(self.folder / "history.csv", index=False)
+
+
+def fit(
+    method: Method,
+    batches,
+    folder: Path,
+    *,
+    kimg: float,
+    eval_kimg: float,
+    checkpoint_kimg: float | None = None,
+    evaluate: Callable[[Inpainter], dict[str, float]] | None = None,
+    examples: tuple[Tensor, Tensor] | None = None,
+    on_evaluation: Callable[[pd.DataFrame], None] | None = None,
+    tensorboard: bool = True,
+    log_rows: int = 200,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Trains ``method`` for ``kimg`` thousand photos and returns its history.
+
+    Args:
+        batches: has ``.batch`` (photos a step) and ``.at(step) -> uint8 (B,3,S,S)`` on the method's device.
+        folder: receives ``history.csv`` (kimg, step, seconds, the losses' means since the row before, ``test_*``),
+            ``checkpoint.pt``, ``frames/<kimg>.png`` with ``truth.png`` and ``input.png``, and ``tensorboard/``.
+            If it holds a checkpoint already, training goes on from there.
+        kimg: the budget, thousands of photos shown. ``eval_kimg``: between two evaluations (also at 0 and the end).
+        checkpoint_kimg: between two checkpoints; None: at each evaluation.
+        evaluate: an Inpainter -> metrics of the test photos, recorded as ``test_<name>``.
+        examples: photos (n,3,S,S) in [0,1] and bool masks (n,1,S,S): the frames of the GIF.
+        on_evaluation: called with the history after each evaluation (a live plot, say).
+        log_rows: about how many rows of losses a history gets; losses are read only then.
+
+    Raises:
+        Diverged: a loss or weight is not finite; nothing bad is ever checkpointed.
+        BadInput: out of GPU memory, a full disk, a damaged checkpoint.
+        KeyboardInterrupt: after Ctrl-C, once the step in progress is whole and saved.
+    """
+    (folder / "frames").mkdir(parents=True, exist_ok=True)
+    steps = max(1, math.ceil(kimg * 1000 / batches.batch))
+    log, evaluation, checkpoint = (
+        max(1, round(n))
+        for n in (
+            steps / log_rows,
+            eval_kimg * 1000 / batches.batch,
+            (checkpoint_kimg or eval_kimg) * 1000 / batches.batch,
+        )
+    )
+    path, state = folder / "checkpoint.pt", {"rows": [], "step": 0, "seconds": 0.0}
+    if path.exists():
+        state = load_checkpoint(path, method.device)
+        method.load_state_dict(state["method"])
+    start, writer = state["step"], _tensorboard(folder, state["step"]) if tensorboard else None
+    history = _History(folder, batches.batch, log, state["rows"], state["seconds"], writer)
+
+    def look(step: int) -> None:
+        if evaluate:
+            history.add(step, {f"test_{name}": value for name, value in evaluate(method.inpaint).items()})
+        if examples:
+            picture = strip(method.inpaint(*(tensor.to(method.device) for tensor in examples)))
+            picture.save(folder / "frames" / f"{step * batches.batch / 1000:010.3f}.png")
+        history.write()
+        if on_evaluation:
+            on_evaluation(history.frame())
+
+    def save(step: int) -> None:
+        state = method.state_dict()
+        if not all(tensor.isfinite().all() for tensor in _tensors(state)):
+            raise Diverged(step, "a weight", path)
+        save_checkpoint(path, {"method": state, "rows": history.rows, "step": step, "seconds": history.seconds()})
+        history.write()
+
+    if start == 0:
+        if examples:
+            strip(examples[0]).save(folder / "truth.png")
+            strip(examples[0] * ~examples[1] + 0.5 * examples[1]).save(folder / "input.png")
+        look(0)
+    bar = tqdm(total=steps, initial=start, unit="step", desc=folder.name[:40], disable=not progress, mininterval=1)
+    try:
+        with bar, _Interrupt() as interrupt:
+            for done in range(start + 1, steps + 1):
+                history.record(method.step(batches.at(done - 1), done - 1))
+                bar.update()
+                last = done == steps or interrupt.pressed
+                if last or done % log == 0 or done % evaluation == 0 or done % checkpoint == 0:
+                    losses = history.read(done, path)
+                    history.add(done, losses)
+                    bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
+                if done == steps or done % evaluation == 0:
+                    look(done)
+                if last or done % checkpoint == 0:
+                    save(done)
+                if interrupt.pressed:
+                    raise KeyboardInterrupt(f"stopped after step {done} of {steps}; the checkpoint is {path}")
+    except torch.cuda.OutOfMemoryError as error:
+        raise BadInput(f"batch: the GPU ran out of memory at {batches.batch} photos a step; choose a smaller batch "
+                       f"({str(error).splitlines()[0]})") from error  # fmt: skip
+    finally:
+        if writer:
+            writer.close()
+    return history.frame()
+
+
+def _tensorboard(folder: Path, step: int):
+    from torch.utils.tensorboard import SummaryWriter  # a second to import: only when it is on
+
+    return SummaryWriter(folder / "tensorboard", purge_step=step)
+
+
+def _tensors(state) -> list[Tensor]:
+    """All floating-point tensors in a nested state."""
+    if isinstance(state, Tensor):
+        return [state] if state.is_floating_point() else []
+    children = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return [tensor for child in children for tensor in _tensors(child)]
