@@ -1,0 +1,520 @@
+"""Holes: the masks of the four papers, generated from a seed, and those that people bring as pictures.
+
+Every generator is ``(n, size, seed, ...) -> bool (n, 1, size, size)`` on the CPU, True = hole. Mask ``i`` depends on
+``(seed, i)`` alone, so the first four of eight masks are the four masks of the same seed. Every mask has at least one
+hole pixel and one known pixel. Lengths are fractions of ``size``, so that a recipe looks alike at every resolution.
+"""
+
+import inspect
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import floor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inpaintlib import BadInput
+
+RATIO_BINS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
+"""The hole-area bins (lo, hi] in which partial convolutions are reported (Liu 2018, Table 1)."""
+
+BORDERS = ("touching", "clear")
+"""Liu 2018's two halves of each bin: holes may touch the image border, or keep 50 px of 512 away from it."""
+
+SIDES = ("left", "right", "top", "bottom")
+
+
+# Generators ----------------------------------------------------------------------------------------------------------
+
+
+def centre(n: int, size: int, seed: int = 0, hole: int | None = None) -> Tensor:
+    """A centred square of ``hole`` px a side, half of ``size`` unless told (Pathak 2016, Yeh 2017).
+
+    Where size - hole is odd, the hole lies half a pixel towards the top left. The seed changes nothing.
+    """
+    _generators(n, size, seed)
+    hole = size // 2 if hole is None else hole
+    if not 0 < hole < size:
+        raise BadInput(f"hole={hole} px does not fit a mask of {size} px: choose 1 to {size - 1}.")
+    start = (size - hole) // 2
+    mask = torch.zeros(n, 1, size, size, dtype=torch.bool)
+    mask[:, :, start : start + hole, start : start + hole] = True
+    return mask
+
+
+def random_block(n: int, size: int, seed: int, max_area: float = 0.25) -> Tensor:
+    """Several possibly overlapping squares that cover at most ``max_area`` of the image (Pathak 2016, section 3.3).
+
+    No code was released for these. Ours: 3 to 8 squares with sides of 0.2 to 0.5 times sqrt(max_area) of the image;
+    a square that would exceed ``max_area`` is left out.
+    """
+    _check_fraction("max_area", max_area)
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        mask = np.zeros((size, size), bool)
+        for _ in range(rng.integers(3, 9)):
+            side = max(1, floor(rng.uniform(0.2, 0.5) * max_area**0.5 * size))
+            y, x = rng.integers(0, size - side + 1, 2)
+            grown = mask.copy()
+            grown[y : y + side, x : x + side] = True
+            if grown.mean() <= max_area:
+                mask = grown
+        return mask
+
+    return _stack(draw, n, size, seed)
+
+
+def random_region(n: int, size: int, seed: int, area: tuple[float, float] = (0.2, 0.3)) -> Tensor:
+    """Blobs that cover a share of the image within ``area``, both ends included (Pathak 2016's released code).
+
+    Uniform noise is enlarged bicubically and thresholded at .25, and windows of the wanted area are kept. One noise
+    cell is 10000/600 px in a window of 128 px and grows with ``size``. The released code takes one window for a
+    whole batch; here each mask has its own. The paper itself deforms PASCAL VOC object masks.
+
+    Raises BadInput for an area that the thresholded noise does not reach (it lies around 0.2).
+    """
+    low, high = _check_range("area", area)
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        for _ in range(50):
+            sheet = _noise(rng, size, windows=2) < 0.25
+            sums = cv2.integral(sheet.astype(np.uint8))
+            holes = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+            fits = np.flatnonzero((low * size**2 <= holes) & (holes <= high * size**2))
+            if fits.size:
+                y, x = np.unravel_index(rng.choice(fits), holes.shape)
+                return sheet[y : y + size, x : x + size]
+        raise BadInput(f"area=({low}, {high}) is not reached by this noise: choose a range near (0.2, 0.3).")
+
+    return _stack(draw, n, size, seed)
+
+
+def pattern(n: int, size: int, seed: int, fraction: float = 0.25) -> Tensor:
+    """Blobs that cover exactly ``fraction`` of the image, to the pixel: Yeh 2017's "pattern" masks.
+
+    Published is only that about 25 % is missing; neither recipe nor code was released. The shapes here are those of
+    `random_region`, thresholded at the quantile that gives the area.
+    """
+    _check_fraction("fraction", fraction)
+    return _stack(lambda rng: _lowest(_noise(rng, size, windows=1), fraction * size**2), n, size, seed)
+
+
+def random_pixels(n: int, size: int, seed: int, fraction: float = 0.8) -> Tensor:
+    """Single pixels drawn at random, exactly ``fraction`` of them holes (Yeh 2017: 80 %)."""
+    _check_fraction("fraction", fraction)
+    return _stack(lambda rng: _lowest(rng.random((size, size)), fraction * size**2), n, size, seed)
+
+
+def half(n: int, size: int, seed: int, side: str | None = None) -> Tensor:
+    """One half of the image: a random side of each, or ``side`` in left, right, top, bottom (Yeh 2017).
+
+    With an odd size the hole is the smaller half.
+    """
+    if side is not None and side not in SIDES:
+        raise BadInput(f"side={side!r} is unknown: choose one of {', '.join(SIDES)}.")
+    left = np.broadcast_to(np.arange(size) < size // 2, (size, size))
+    halves = {"left": left, "right": left[:, ::-1], "top": left.T, "bottom": left.T[::-1]}
+    return _stack(lambda rng: halves[side or SIDES[rng.integers(4)]], n, size, seed)
+
+
+def strokes(
+    n: int, size: int, seed: int, count: tuple[int, int] = (2, 6), width: tuple[float, float] = (0.04, 0.1)
+) -> Tensor:
+    """Free-form brush strokes: ``count`` winding strokes, each ``width`` of the image wide, both ends included.
+
+    In the manner of the free-form masks of Yu 2019 (gated convolution); the numbers are ours.
+    """
+    low, high = _check_range("width", width)
+    if not 1 <= count[0] <= count[1]:
+        raise BadInput(f"count={count} is not a range of stroke numbers: give (least, most) with 1 <= least <= most.")
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        canvas = np.zeros((size, size), np.uint8)
+        for _ in range(rng.integers(count[0], count[1] + 1)):
+            _draw_walk(canvas, rng, step=0.12, turn=0.9, thickness=max(1, round(rng.uniform(low, high) * size)))
+        return canvas > 0
+
+    return _stack(draw, n, size, seed)
+
+
+def irregular(
+    n: int, size: int, seed: int, ratio: tuple[float, float] = (0.1, 0.2), border: str = "touching"
+) -> Tensor:
+    """Irregular holes of an exact area, in the likeness of Liu 2018's flow-occlusion masks.
+
+    1. Draw 2 to 8 primitives around and over the image: 50 % outlines of a moved object (a polygon XOR its
+       translate), 35 % thin random walks, 15 % clusters of specks.
+    2. Draw an area in the bin ``ratio`` = (lo, hi], and make the hole the pixels nearest to what was drawn: a
+       dilation, or an erosion where more than that was drawn. Each mask has a widest dilation, of 9 to 49 px of 512
+       across as in the paper; where it does not reach the area, more primitives are drawn.
+
+    Masks of one seed grow out of the same drawings in every bin and border rule.
+
+    ``border="touching"`` allows holes at the image border and does not force them there, as in the paper ("N");
+    ``"clear"`` keeps them out of the outer round(50·size/512) px ("B").
+
+    Raises BadInput for a bin that has no whole number of pixels or does not fit inside a clear border.
+    """
+    low, high = _check_range("ratio", ratio)
+    fewest, most = floor(low * size**2 + 1e-9) + 1, floor(high * size**2 + 1e-9)
+    frame = _frame(size, border)
+    if not fewest <= min(most, size**2 - 1) or most > (size - 2 * frame) ** 2:
+        raise BadInput(f"ratio=({low}, {high}] has no mask of {size} px with border {border!r}: widen it or lower it.")
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        area = rng.integers(fewest, min(most, size**2 - 1) + 1)
+        widest = rng.uniform(9, 49) / 2 * size / 512
+        drawn = np.zeros((size, size), np.uint8)
+        primitives = rng.integers(2, 9)
+        while True:
+            for _ in range(primitives):
+                _draw_primitive(drawn, rng)
+            distance = _signed_distance(drawn)
+            distance += rng.uniform(-0.5, 0.5) * np.linspace(0, 1, size)  # breaks ties by less than a pixel
+            if frame:
+                distance = np.pad(distance[frame:-frame, frame:-frame], frame, constant_values=np.inf)
+            if np.count_nonzero(distance <= widest) >= area:
+                return _lowest(distance, area)
+            primitives = 2
+
+    return _stack(draw, n, size, seed)
+
+
+KINDS: dict[str, Callable[..., Tensor]] = {
+    "centre": centre,
+    "random_block": random_block,
+    "random_region": random_region,
+    "irregular": irregular,
+    "random_pixels": random_pixels,
+    "half": half,
+    "pattern": pattern,
+    "strokes": strokes,
+}
+
+
+def make(kind: str, n: int, size: int, seed: int, **options) -> Tensor:
+    """Masks of the kind that ``KINDS`` names, with that generator's own options.
+
+    Raises BadInput for an unknown kind or option, and lists the right ones.
+    """
+    if kind not in KINDS:
+        raise BadInput(f"mask kind {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
+    known = [name for name in inspect.signature(KINDS[kind]).parameters if name not in ("n", "size", "seed")]
+    for name in options:
+        if name not in known:
+            raise BadInput(f"masks of kind {kind!r} have no option {name!r}: they have {', '.join(known)}.")
+    return KINDS[kind](n, size, seed, **options)
+
+
+# Pictures of masks ---------------------------------------------------------------------------------------------------
+
+_NVIDIA_FOLDERS = {"test": "testing_mask_dataset", "train": "disocclusion_img_mask"}
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
+
+
+def nvidia(
+    source: str | Path,
+    size: int,
+    *,
+    ratio: tuple[float, float] | None = None,
+    border: str | None = None,
+    limit: int | None = None,
+    kind: str | None = None,
+) -> Tensor:
+    """NVIDIA's irregular masks (Liu 2018) from their zip archive or unpacked folder: bool (n, 1, size, size).
+
+    ``kind`` is "test" (testing_mask_dataset/NNNNN.png, white = hole) or "train" (disocclusion_img_mask/*.png, white =
+    known), found from the folder name unless told. Test masks come in file order; ``ratio`` (one of ``RATIO_BINS``)
+    and ``border`` select among them: thousand k is bin k // 2, clear of the border where k is even. ``limit`` takes so
+    many, evenly spaced over the selected files. Pictures are resized by nearest neighbour, so a hole's share can leave
+    its bin by a little: bin results by `hole_ratio`.
+
+    Training masks are the raw occlusions: the paper dilates, moves, rotates and crops them. They are binarised at 0.6,
+    as there; those with nothing left to fill or to know are left out.
+
+    Raises BadInput for a missing, foreign or truncated archive, and where the content contradicts the polarity: a test
+    mask's hole must lie in its file number's bin (to 0.005) and border rule, the typical training mask must be mostly
+    known.
+    """
+    if ratio is not None and not any(np.allclose(ratio, known) for known in RATIO_BINS):
+        raise BadInput(f"ratio={ratio} is none of the bins of NVIDIA's masks: choose one of {RATIO_BINS}.")
+    if border not in (None, *BORDERS):
+        raise BadInput(f"border={border!r} is unknown: choose one of {', '.join(BORDERS)}.")
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit={limit} selects no mask: give at least 1.")
+    with _pictures(Path(source)) as pictures:
+        kind = kind or _nvidia_kind(source, pictures)
+        if kind not in _NVIDIA_FOLDERS:
+            raise BadInput(f"kind={kind!r} is unknown: choose test or train.")
+        names = [name for name in pictures if _NVIDIA_FOLDERS[kind] in Path(name).parts] or list(pictures)
+        if kind == "train":
+            if ratio is not None or border is not None:
+                raise BadInput(f"{source}: the training masks are not sorted by ratio or border: leave both out.")
+            return _nvidia_train(source, pictures, names, size, limit)
+        names = [name for name in names if _selected(*_nvidia_bin(name), ratio, border)]
+        if not names:
+            raise BadInput(f"{source}: holds no mask with ratio={ratio} and border={border!r}.")
+        return torch.cat([_nvidia_test_mask(name, pictures[name], size) for name in _spread(names, limit)])
+
+
+def read_mask(path: str | Path, size: int | tuple[int, int] | None = None) -> Tensor:
+    """A user's own mask picture as bool (1, 1, H, W), white = hole; ``size`` is a side or (H, W) in px.
+
+    Resized by nearest neighbour, then cut at half the range, so greys and JPEG noise stay binary; transparency is
+    ignored.
+
+    Raises BadInput for a file that is missing or no picture, and for a mask that is all hole or has no hole.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: there is no such mask picture.")
+    grey = _decode(str(path), path.read_bytes)
+    mask = _resize(grey > 0.5, size if size is not None else grey.shape)
+    _check_both(mask, str(path))
+    return mask
+
+
+def check(mask: Tensor, photos: Tensor) -> None:
+    """Raises BadInput unless ``mask`` is bool (B, 1, H, W) for ``photos`` (B, C, H, W), each with hole and known."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise BadInput(f"mask is {found}: give a bool tensor, True = hole.")
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise BadInput(f"mask has shape {tuple(mask.shape)}: give (B, 1, H, W).")
+    wanted = (photos.shape[0], 1, *photos.shape[-2:])
+    if mask.shape != wanted:
+        raise BadInput(f"mask has shape {tuple(mask.shape)}, the photos need {wanted}.")
+    _check_both(mask, "mask")
+
+
+def hole_ratio(mask: Tensor) -> Tensor:
+    """The share of hole pixels of each mask: (n, 1, H, W) -> float64 (n,), exact enough to compare with a bin."""
+    return mask.sum((1, 2, 3)).double() / mask[0].numel()
+
+
+# Helpers of the generators -------------------------------------------------------------------------------------------
+
+
+def _generators(n: int, size: int, seed: int) -> list[np.random.Generator]:
+    """One random generator a mask, of (seed, its number)."""
+    if n < 1 or size < 2 or seed < 0:
+        raise BadInput(f"n={n}, size={size}, seed={seed}: masks need n >= 1, size >= 2 and seed >= 0.")
+    return [np.random.default_rng((seed, i)) for i in range(n)]
+
+
+def _stack(draw: Callable[[np.random.Generator], np.ndarray], n: int, size: int, seed: int) -> Tensor:
+    mask = torch.from_numpy(np.stack([draw(rng) for rng in _generators(n, size, seed)]))[:, None]
+    _check_both(mask, "these options give a mask that")
+    return mask
+
+
+def _lowest(field: np.ndarray, area: float) -> np.ndarray:
+    """The round(area) pixels with the lowest values, at least one and not all."""
+    area = min(max(round(area), 1), field.size - 1)
+    mask = np.zeros(field.size, bool)
+    mask[np.argpartition(field, area - 1, axis=None)[:area]] = True
+    return mask.reshape(field.shape)
+
+
+def _noise(rng: np.random.Generator, size: int, windows: int) -> np.ndarray:
+    """Bicubically enlarged uniform noise of windows·size px a side, with 7.68 cells to a window (128·600/10000)."""
+    cells = np.ceil(windows * 7.68 + 1).astype(int)
+    enlarged = round(cells * size / 7.68)
+    y, x = rng.integers(0, enlarged - windows * size + 1, 2)
+    sheet = cv2.resize(rng.random((cells, cells)), (enlarged, enlarged), interpolation=cv2.INTER_CUBIC)
+    return sheet[y : y + windows * size, x : x + windows * size]
+
+
+def _draw_primitive(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    """One primitive of `irregular`."""
+    choice = rng.random()
+    if choice < 0.5:
+        _draw_moved_polygon(canvas, rng)
+    elif choice < 0.65:
+        _draw_specks(canvas, rng)
+    else:
+        _draw_walk(canvas, rng, step=0.06, turn=0.5, thickness=max(1, round(rng.uniform(1, 4) * len(canvas) / 256)))
+
+
+def _draw_moved_polygon(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    """A polygon around or over the image XOR its translate (s.d. 3 % of the width): what a moving object uncovers."""
+    angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(5, 12)))
+    radii = rng.uniform(0.1, 0.4) * rng.uniform(0.5, 1, len(angles))
+    polygon = rng.uniform(-0.25, 1.25, 2) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    moved = polygon + rng.normal(0, 0.03, 2)
+    alone = np.zeros_like(canvas)
+    cv2.fillPoly(alone, [_pixels(polygon, canvas), _pixels(moved, canvas)], 1)  # two outlines: filled even-odd
+    canvas |= alone
+
+
+def _draw_specks(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    """A loose cluster of 4 to 20 single pixels, as errors of the optical flow leave."""
+    specks = rng.uniform(0, 1, 2) + rng.normal(0, 0.12, (rng.integers(4, 21), 2))
+    x, y = _pixels(specks[((specks >= 0) & (specks < 1)).all(1)], canvas).T
+    canvas[y, x] = 1
+
+
+def _draw_walk(canvas: np.ndarray, rng: np.random.Generator, step: float, turn: float, thickness: int) -> None:
+    """A smooth random walk from inside the image: 4 to 16 steps of ``step`` widths, turning by ``turn`` rad (s.d.)."""
+    steps = rng.integers(4, 17)
+    heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, turn, steps))
+    moves = step * np.stack([np.cos(heading), np.sin(heading)], 1)
+    path = np.cumsum(np.vstack([rng.uniform(0, 1, 2), moves]), 0)
+    cv2.polylines(canvas, [_pixels(path, canvas)], isClosed=False, color=1, thickness=thickness)
+
+
+def _pixels(points: np.ndarray, canvas: np.ndarray) -> np.ndarray:
+    """Points in fractions of the width as OpenCV wants them."""
+    return np.floor(points * len(canvas)).astype(np.int32)
+
+
+def _signed_distance(drawn: np.ndarray) -> np.ndarray:
+    """Distance in px to what is drawn: positive outside it, negative inside."""
+    outside = cv2.distanceTransform(1 - drawn, cv2.DIST_L2, cv2.DIST_MASK_5)
+    inside = cv2.distanceTransform(drawn, cv2.DIST_L2, cv2.DIST_MASK_5)
+    return outside.astype(np.float64) - inside
+
+
+def _frame(size: int, border: str) -> int:
+    """Width in px of the frame that holes keep out of."""
+    if border not in BORDERS:
+        raise BadInput(f"border={border!r} is unknown: choose one of {', '.join(BORDERS)}.")
+    return round(50 * size / 512) if border == "clear" else 0
+
+
+# Helpers of the readers ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _pictures(source: Path) -> Iterator[dict[str, Callable[[], bytes]]]:
+    """The PNG files of a zip archive or folder, by name: functions that read them."""
+    if source.is_dir():
+        files = sorted(source.rglob("*.png"))
+        pictures = {str(Path(source.resolve().name, file.relative_to(source))): file.read_bytes for file in files}
+        _check_any(source, pictures)
+        yield pictures
+        return
+    if not source.exists():
+        raise BadInput(f"{source}: there is no such mask archive: fetch it, or give its zip file or unpacked folder.")
+    try:
+        archive = zipfile.ZipFile(source)
+    except _DECODING_ERRORS as error:
+        raise BadInput(f"{source}: is no complete zip archive ({error}): fetch it again.") from error
+    with archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png") and "__MACOSX" not in name)
+        pictures = {name: (lambda name=name: archive.read(name)) for name in names}
+        _check_any(source, pictures)
+        yield pictures
+
+
+def _decode(name: str, read: Callable[[], bytes]) -> np.ndarray:
+    """A picture as greys (H, W) in [0, 1]."""
+    try:
+        picture = Image.open(io.BytesIO(read()))
+        picture.load()
+    except _DECODING_ERRORS as error:
+        raise BadInput(f"{name}: is no complete picture ({error}).") from error
+    if picture.mode.startswith("I"):  # 16-bit greys, which PIL would clip
+        return np.asarray(picture, np.float32) / 65535
+    return np.asarray(picture.convert("L"), np.float32) / 255
+
+
+def _resize(mask: np.ndarray, size: int | tuple[int, int]) -> Tensor:
+    """Nearest neighbour: bool (H, W) -> (1, 1, *size)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    picture = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(picture))[None, None]
+
+
+def _nvidia_kind(source: str | Path, pictures: dict) -> str:
+    found = [kind for kind, folder in _NVIDIA_FOLDERS.items() if any(folder in Path(name).parts for name in pictures)]
+    if len(found) != 1:
+        folders = " or ".join(_NVIDIA_FOLDERS.values())
+        raise BadInput(f"{source}: does not hold just one folder {folders}: say kind='test' or kind='train'.")
+    return found[0]
+
+
+def _nvidia_bin(name: str) -> tuple[tuple[float, float], str]:
+    """The area bin and border rule of a test file, by its number."""
+    number = Path(name).stem
+    if not (number.isdecimal() and int(number) < 12000):
+        raise BadInput(f"{name}: is no test mask of NVIDIA's, which are 00000.png to 11999.png.")
+    thousand = int(number) // 1000
+    return RATIO_BINS[thousand // 2], "clear" if thousand % 2 == 0 else "touching"
+
+
+def _selected(file_ratio: tuple, file_border: str, ratio: tuple | None, border: str | None) -> bool:
+    return (ratio is None or np.allclose(ratio, file_ratio)) and border in (None, file_border)
+
+
+def _nvidia_test_mask(name: str, read: Callable[[], bytes], size: int) -> Tensor:
+    hole = _decode(name, read) > 0.5
+    (low, high), border = _nvidia_bin(name)
+    if not low - 0.005 <= hole.mean() <= high + 0.005:
+        raise BadInput(
+            f"{name}: {hole.mean():.3f} of it is white, but its number says a hole of {low} to {high}: "
+            "give NVIDIA's own test masks, in which white is the hole."
+        )
+    frame = _frame(len(hole), border)
+    if frame and hole.sum() > hole[frame:-frame, frame:-frame].sum():
+        raise BadInput(f"{name}: has a hole within {frame} px of the border, but its number says clear of it.")
+    mask = _resize(hole, size)
+    _check_both(mask, f"{name} at {size} px")
+    return mask
+
+
+def _nvidia_train(source: str | Path, pictures: dict, names: list[str], size: int, limit: int | None) -> Tensor:
+    probe = [np.mean(_decode(name, pictures[name]) <= 0.6) for name in _spread(names, 25)]
+    if np.median(probe) > 0.5:
+        raise BadInput(
+            f"{source}: a typical mask would be {np.median(probe):.0%} hole, so white is no known pixel here: "
+            "give NVIDIA's own training masks, in which white is known."
+        )
+    mask = torch.cat([_resize(_decode(name, pictures[name]) <= 0.6, size) for name in _spread(names, limit)])
+    mask = mask[mask.any((1, 2, 3)) & ~mask.all((1, 2, 3))]
+    if not len(mask):
+        raise BadInput(f"{source}: holds no training mask with both hole and known pixels at {size} px.")
+    return mask
+
+
+def _spread(names: list[str], limit: int | None) -> list[str]:
+    """At most ``limit`` of the names, evenly spaced."""
+    if limit is None or limit >= len(names):
+        return names
+    return [names[i * len(names) // limit] for i in range(limit)]
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+def _check_any(source: Path, pictures: dict) -> None:
+    if not pictures:
+        raise BadInput(f"{source}: holds no PNG file.")
+
+
+def _check_both(mask: Tensor, what: str) -> None:
+    """BadInput unless each mask has a hole pixel and a known pixel."""
+    for i, holes in enumerate(mask.sum((1, 2, 3)).tolist()):
+        number = f" (number {i})" if len(mask) > 1 else ""
+        if holes == 0:
+            raise BadInput(f"{what}{number} has no hole: mark at least one pixel.")
+        if holes == mask[i].numel():
+            raise BadInput(f"{what}{number} is all hole: leave at least one pixel known.")
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise BadInput(f"{name}={value} is no share of the image: choose a number between 0 and 1.")
+
+
+def _check_range(name: str, pair: tuple[float, float]) -> tuple[float, float]:
+    if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= 1:
+        raise BadInput(f"{name}={pair} is no range of shares: give (low, high) with 0 <= low < high <= 1.")
+    return pair[0], pair[1]
