@@ -11,8 +11,9 @@ beta2 = 0.9 and PyTorch's default initialisation (we use the paper's DCGAN rule)
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,16 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput
 from inpaintlib.data import masks
-from inpaintlib.training import GraphedUpdate, adam, choose_device, frozen, generator, seeded
+from inpaintlib.training import (
+    GraphedUpdate,
+    adam,
+    choose_device,
+    frozen,
+    generator,
+    load_checkpoint,
+    save_checkpoint,
+    seeded,
+)
 
 MEAN_FILL = (117 / 255, 104 / 255, 123 / 255)  # as Lua orders it: a permuted Caffe mean
 
@@ -178,7 +188,7 @@ class Discriminator(nn.Module):
         if conditional:
             self.see_context = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.LeakyReLU(0.2))
             self.see_patch = nn.Sequential(nn.Conv2d(3, width, 5, 2, patch // 2 + 2, bias=False), nn.LeakyReLU(0.2))
-            first = [down(2 * width, width, False), down(width, widths[0], False)]
+            first = [down(2 * width, widths[0], False)]
         self.conditional = conditional
         stages = [down(a, b, False) for a, b in pairwise(widths)]
         self.layers = nn.Sequential(*first, *stages, nn.Conv2d(widths[-1], 1, 4, bias=False))
@@ -354,3 +364,18 @@ class ContextEncoder:
             reason = str(error).splitlines()[0]
             raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
                            "with, or another run name") from error  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Writes what filling holes needs, settings and F's weights, in place of the larger checkpoint beside it."""
+        save_checkpoint(path, {"settings": asdict(self.settings), "generator": self.generator.state_dict()})
+        path.with_name("checkpoint.pt").unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> "ContextEncoder":
+        """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
+        state = load_checkpoint(path)
+        if set(state) != {"settings", "generator"}:
+            raise BadInput(f"{path}: not a finished Context Encoder (weights.pt of a run of notebook 10)")
+        network = cls(Settings(**state.pop("settings")), device=device, acceleration="eager")
+        network.load_state_dict(state)
+        return network

@@ -1,0 +1,373 @@
+"""Where photos come from: the datasets by name, how each is fetched, and reading their photos in place.
+
+A dataset is a folder or a zip archive of photos; both are read as they are, nothing is unpacked. ``fetch`` makes one
+available (a download, or a copy that the user has), ``locate`` finds it, ``members`` lists its photos with the official
+train/test split where there is one, ``read`` gives one photo's bytes. ``data/README.md`` describes each dataset.
+"""
+
+import difflib
+import functools
+import hashlib
+import os
+import threading
+import zipfile
+from collections.abc import Iterable, Mapping
+from csv import DictReader
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path, PurePosixPath
+
+from torchvision.datasets import CelebA
+from torchvision.datasets.utils import download_file_from_google_drive
+
+from inpaintlib import DATA, ROOT, BadInput
+from inpaintlib.files import download, read_json, sha256, write_json
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+PARTITION = "list_eval_partition.txt"  # CelebA's official split: 0 train, 1 validation, 2 test
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One row of the registry.
+
+    ``names``: official files or folders, relative to DATA, that are used when they are there. ``inside``: a piece of
+    path that tells the right archive from another one. ``folders``: which folder is which split. ``resize``: the rule
+    that ``prepare`` takes by default. ``how``: what a user without a copy has to do.
+    """
+
+    about: str
+    how: str
+    names: tuple[str, ...]
+    inside: str = ""
+    url: str | None = None
+    md5: str | None = None
+    folders: Mapping[str, str] = field(default_factory=lambda: FOLDERS)
+    resize: str = "crop"
+
+
+REGISTRY = {
+    "demo": Dataset(
+        about="78 photos under free licences, in the repository",
+        how="in the repository (git checkout -- data/demo)",
+        names=("demo",),
+        resize="multiscale",
+    ),
+    "tiny_imagenet": Dataset(
+        about="Tiny ImageNet, 200 classes, 64 px: 100,000 train and 10,000 test photos",
+        how="downloaded (237 MB)",
+        names=("tiny-imagenet-200.zip", "tiny-imagenet-200"),
+        inside="/images/",
+        url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        md5="90528d7ca1a48142e341f4ef8d21d0de",
+    ),
+    "celeba": Dataset(
+        about="CelebA, aligned and cropped: 202,599 faces, 178×218 px",
+        how="downloaded by torchvision (1.4 GB, needs pip install gdown); or get img_align_celeba.zip and "
+        f"{PARTITION} from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        names=(
+            "celeba/img_align_celeba.zip",
+            "celeba/img_align_celeba",
+            "img_align_celeba.zip",
+            "img_align_celeba",
+        ),
+    ),
+    "imagenet": Dataset(
+        about="ImageNet-1k (ILSVRC 2012): 1,281,167 train and 50,000 validation photos",
+        how="your own copy: ask at https://image-net.org/download and unpack the tars into train/<wnid>/ and val/",
+        names=("imagenet", "imagenet.zip", "ILSVRC"),
+        inside="train/",
+    ),
+    "places2": Dataset(
+        about="Places2 (Places365-Standard): 1.8 million train and 36,500 validation photos of scenes",
+        how="your own copy: ask at http://places2.csail.mit.edu/download.html and unpack the tars",
+        names=("places2", "places2.zip", "places365_standard", "places365standard_easyformat"),
+    ),
+    "paris_streetview": Dataset(
+        about="Paris StreetView: 14,900 train and 100 test photos of facades",
+        how="your own copy: ask the Context Encoder's authors, https://github.com/pathak22/context-encoder",
+        names=("paris_streetview", "paris_streetview.zip"),
+        folders={
+            "paris_train_original": "train",
+            "paris_eval_gt": "test",
+            "paris_eval_corrupted": "corrupted",
+            **FOLDERS,
+        },
+    ),
+    "utkface": Dataset(
+        about="UTKFace, aligned and cropped: 23,708 faces, 200 px",
+        how="your own copy: see https://susanqq.github.io/UTKFace/",
+        names=("UTKFace", "UTKFace.zip"),
+    ),
+    "nvidia_masks_test": Dataset(
+        about="NVIDIA's irregular test masks: 12,000, 512 px",
+        how="your own copy of test_mask.zip: see https://nv-adlr.github.io/publication/partialconv-inpainting",
+        names=("test_mask.zip", "testing_mask_dataset", "mask/testing_mask_dataset"),
+        inside="testing_mask_dataset/",
+    ),
+    "nvidia_masks_train": Dataset(
+        about="NVIDIA's irregular training masks: 55,116, 512 px",
+        how="your own copy of irregular_mask.zip: see https://nv-adlr.github.io/publication/partialconv-inpainting",
+        names=("irregular_mask.zip", "irregular_mask", "disocclusion_img_mask"),
+        inside="disocclusion_img_mask/",
+    ),
+}
+
+
+def fetch(name: str, source: str | Path | None = None) -> Path:
+    """Make dataset ``name`` available and verified; return its folder or archive.
+
+    With ``source``, a folder or zip that is already somewhere, that copy is used in place and remembered in
+    DATA/sources.json. Otherwise a copy that is there already is verified, and a missing one downloaded where that is
+    possible. Raises BadInput for an unknown name, a damaged or wrong archive, no network, or a dataset that only its
+    owners give out (saying where to ask and how to point here).
+    """
+    if source is not None:
+        if name == "demo":
+            raise BadInput("demo is the repository's own data/demo: give another folder of photos by its path.")
+        _dataset(name)
+        path = Path(source).expanduser().resolve()
+        verify(path, name)
+        write_json(DATA / "sources.json", _sources() | {name: str(path)})
+        return path
+    path = _find(name)
+    if path is None:
+        path = _download(name)
+    verify(path, name)
+    return path
+
+
+def locate(name: str) -> Path:
+    """The folder or zip of dataset ``name``, which may also be the path of any folder or zip of photos.
+
+    Raises BadInput for an unknown name (with the nearest right one) or a dataset that is not here yet (with the
+    command that fetches it).
+    """
+    path = _find(name)
+    if path is None:
+        dataset = REGISTRY[name]
+        command = f"python -m inpaintlib fetch {name}"
+        if dataset.url is None and name != "celeba":
+            raise BadInput(f"{name} is not here ({dataset.how}), then: {command} --source FOLDER_OR_ZIP.")
+        raise BadInput(f"{name} is not here: {command} gets it, or uses your copy with --source FOLDER_OR_ZIP.")
+    return path
+
+
+def listing() -> list[dict]:
+    """One dict a dataset: name, about, state ("here", "not fetched" or what is wrong), photos (count or None), size
+    (bytes or None), path (or None), how (to get it)."""
+    rows = []
+    for name, dataset in REGISTRY.items():
+        row = {"name": name, "about": dataset.about, "state": "not fetched", "photos": None, "size": None, "path": None}
+        try:
+            if path := _find(name):
+                verify(path, name)
+                sizes = _sizes(path)
+                row |= {"state": "here", "photos": len(sizes), "size": sum(sizes.values()), "path": str(path)}
+        except BadInput as error:
+            row["state"] = str(error)
+        rows.append(row | {"how": dataset.how})
+    return rows
+
+
+def verify(path: Path, name: str) -> None:
+    """Check that ``path`` opens and holds what dataset ``name`` should: BadInput if not.
+
+    A truncated archive does not open (its table of contents is at its end); each photo's own checksum is checked when
+    it is read. The demo photos are compared with the SHA-256 in their manifest.
+    """
+    ids = _sizes(path)
+    if not ids:
+        raise BadInput(f"{path} holds no photos ({', '.join(sorted(EXTENSIONS))}).")
+    dataset = REGISTRY.get(name)
+    if dataset and not any(dataset.inside in f"{path.name}/{id}" for id in ids):
+        raise BadInput(f"{path} is not {name}: no photo in it has {dataset.inside!r} in its path.")
+    if name == "demo":
+        _verify_demo(path)
+
+
+def members(path: str | Path, folders: Mapping[str, str] = FOLDERS) -> list[tuple[str | None, str]]:
+    """Every photo of a folder or zip as (split, id), sorted by id; the id is its path inside, with "/".
+
+    Official splits count where there are both train and test: CelebA's partition file in or beside ``path``, or else
+    ``folders`` (validation serves as test where there is no test folder; photos outside them are "other"). Without,
+    the split is None: ``split_by_content`` decides. Raises BadInput when the folder or archive cannot be read.
+    """
+    path = Path(path)
+    ids = sorted(_sizes(path))
+    official = _partition(path)
+    splits = [official.get(PurePosixPath(id).name) if official else _split_of_folder(id, folders) for id in ids]
+    if "test" not in splits:
+        splits = ["test" if split == "validation" else split for split in splits]
+    if not {"train", "test"} <= set(splits):
+        return [(None, id) for id in ids]
+    return [(split or "other", id) for split, id in zip(splits, ids, strict=True)]
+
+
+def split_by_content(data: bytes) -> str:
+    """The split of a photo that has no official one: "test" for one file in ten, by the SHA-256 of its bytes, so that
+    equal files always fall on the same side."""
+    return "test" if int.from_bytes(hashlib.sha256(data).digest()[:8]) % 10 == 0 else "train"
+
+
+def read(path: str | Path, id: str) -> bytes:
+    """The bytes of one file of a folder or zip; safe from many threads and processes at once.
+
+    Raises OSError, KeyError or zipfile.BadZipFile when the file is missing or its checksum in the archive is wrong.
+    """
+    path = Path(path)
+    return (path / id).read_bytes() if path.is_dir() else _zip(path).read(id)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Changes when the source does: a hash over names, sizes and modification times (of the archive, or of each photo
+    and partition file)."""
+    path = Path(path)
+    files = [path, path.parent / PARTITION]
+    if path.is_dir():
+        files = [path / id for id in sorted(_sizes(path))] + [path / PARTITION, path.parent / PARTITION]
+    digest = hashlib.sha256()
+    for file in filter(Path.exists, files):
+        state = file.stat()
+        digest.update(f"{file.relative_to(path.parent)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _dataset(name: str) -> Dataset:
+    if name in REGISTRY:
+        return REGISTRY[name]
+    near = difflib.get_close_matches(name, REGISTRY, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise BadInput(f"no dataset {name!r}: {guess}It is one of {', '.join(REGISTRY)}, or a folder or zip of photos.")
+
+
+def _find(name: str) -> Path | None:
+    """Where the dataset is, or None when it is not here yet."""
+    if name not in REGISTRY:
+        path = Path(name).expanduser()
+        if path.exists():
+            return path.resolve()
+        if len(path.parts) > 1 or path.suffix:
+            raise BadInput(f"there is no folder or zip of photos at {path}.")
+    dataset = _dataset(name)
+    if name == "demo":
+        return ROOT / "data" / "demo"
+    if source := _sources().get(name):
+        if not Path(source).exists():
+            raise BadInput(
+                f"{name} was at {source}, which is gone: python -m inpaintlib fetch {name} --source FOLDER_OR_ZIP "
+                f"points at another copy (or remove its line from {DATA / 'sources.json'})."
+            )
+        return Path(source)
+    return next((DATA / official for official in dataset.names if (DATA / official).exists()), None)
+
+
+def _sources() -> dict[str, str]:
+    path = DATA / "sources.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _download(name: str) -> Path:
+    dataset = REGISTRY[name]
+    if name == "celeba":
+        return _download_celeba(DATA / "celeba")
+    if dataset.url is None:
+        raise BadInput(
+            f"{name} cannot be downloaded ({dataset.how}), then: python -m inpaintlib fetch {name} "
+            f"--source FOLDER_OR_ZIP, or put it at {DATA / dataset.names[0]}."
+        )
+    return download(dataset.url, DATA / dataset.names[0], md5=dataset.md5)
+
+
+def _download_celeba(folder: Path) -> Path:
+    """The aligned photos and the official partition from torchvision's list, left in their zip."""
+    wanted = {PARTITION, "img_align_celeba.zip"}
+    for file_id, md5, filename in CelebA.file_list:
+        if filename in wanted:
+            try:
+                download_file_from_google_drive(file_id, str(folder), filename, md5)
+            except Exception as error:  # gdown is missing, the quota is spent, no network: one remedy for all
+                reason = str(error).strip().partition("\n")[0].rstrip(".")
+                raise BadInput(
+                    f"cannot download CelebA's {filename} ({reason}): get it by hand from "
+                    f"https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put it at {folder / filename}."
+                ) from error
+    return folder / "img_align_celeba.zip"
+
+
+def _verify_demo(path: Path) -> None:
+    rows = list(DictReader(StringIO(read(path, "manifest.csv").decode())))
+    for row in rows:
+        file = path / row["file"]
+        if not file.exists() or sha256(file) != row["sha256"]:
+            raise BadInput(f"{file} is missing or is not the photo of manifest.csv: git checkout -- data/demo.")
+    extra = set(_sizes(path)) - {row["file"] for row in rows}
+    if extra:
+        raise BadInput(f"{path / min(extra)} is not in manifest.csv: your own photos go into another folder.")
+
+
+def _partition(path: Path) -> dict[str, str]:
+    """CelebA's official split by file name, from the partition file in or beside ``path``; empty without one."""
+    inside = path.is_file() and next((id for id in _zip(path).namelist() if id.endswith(PARTITION)), None)
+    beside = next((file for file in (path / PARTITION, path.parent / PARTITION) if file.is_file()), None)
+    if inside:
+        text = read(path, inside).decode()
+    elif beside:
+        text = beside.read_text()
+    else:
+        return {}
+    splits = ("train", "validation", "test")
+    return {name: splits[int(split)] for name, split in map(str.split, text.splitlines())}
+
+
+def _split_of_folder(id: str, folders: Mapping[str, str]) -> str | None:
+    """The split of the outermost folder that names one."""
+    return next((folders[part] for part in PurePosixPath(id).parts[:-1] if part in folders), None)
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Every photo of a folder or zip with its size in bytes."""
+    if path.is_dir():
+        return {id: size for id, size in _walk(path, "") if _is_photo(id)}
+    return {info.filename: info.file_size for info in _zip(path).infolist() if _is_photo(info.filename)}
+
+
+def _walk(folder: Path, prefix: str) -> Iterable[tuple[str, int]]:
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.stat().st_size
+
+
+def _is_photo(id: str) -> bool:
+    file = PurePosixPath(id)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in file.parts)
+    return file.suffix.lower() in EXTENSIONS and not hidden
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    """The opened archive, shared by the threads of this process (a ZipFile locks its reads)."""
+    if not path.exists():
+        raise BadInput(f"there is no folder or zip of photos at {path}.")
+    state = path.stat()
+    with _opening:
+        return _open_zip(path, os.getpid(), state.st_size, state.st_mtime_ns)
+
+
+_opening = threading.Lock()
+
+
+@functools.lru_cache(maxsize=8)
+def _open_zip(path: Path, process: int, size: int, modified: int) -> zipfile.ZipFile:
+    if path.name.endswith((".tar", ".tar.gz", ".tgz", ".7z", ".rar")):
+        raise BadInput(f"{path} is not a zip: unpack it and point at the folder.")
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BadInput(f"{path} is truncated or is not a zip archive ({error}): fetch it again.") from error

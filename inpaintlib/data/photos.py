@@ -1,0 +1,477 @@
+"""Photos as arrays: ``prepare`` decodes a dataset once into memory-mapped uint8, ``Batches`` serves it.
+
+Training then touches no files and decodes nothing: a batch is one gather and one flip on the training device.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from inpaintlib import BadInput
+from inpaintlib.data import datasets
+from inpaintlib.files import lock, read_json, reason, write_atomically, write_json
+
+RULES = ("squash", "crop", "multiscale")
+CROPS = {"train": 40, "test": 8}  # multiscale crops of a photo
+SMALLEST = 1 / 3  # side of the smallest multiscale crop, relative to the photo's short side
+FORMAT = 1  # raised when a change here makes the arrays on disk stale
+CHUNK = 32  # photos a job
+GPU_SHARE = 0.5  # of the free device memory that photos may fill; above it they stream
+RAM_LIMIT = 2 << 30  # bytes; the same on a CPU
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Prepared photos of one split: ``array`` (n, 3, S, S) uint8, read-only and memory-mapped, and their n ``ids``."""
+
+    array: np.ndarray
+    ids: list[str]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def first(self, n: int = 0) -> tuple[Tensor, list[str]]:
+        """The first n photos (0: all), uint8 (n, 3, S, S) and their own memory, with their ids."""
+        n = n or len(self)
+        return torch.from_numpy(np.array(self.array[:n])), self.ids[:n]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset: ``folder`` holds {train,test}.npy, {train,test}.txt and meta.json, read as ``meta``."""
+
+    folder: Path
+    meta: dict
+
+    def photos(self, split: str) -> Photos:
+        """The photos of "train" or "test". Raises BadInput when there are none."""
+        if split not in CROPS:
+            raise BadInput(f"split is {split!r}: it is one of train, test.")
+        if not self.meta[split]:
+            raise BadInput(
+                f"{self.meta['dataset']} has no {split} photos: a small set needs folders train/ and test/ "
+                "(without them about one photo in ten is a test photo)."
+            )
+        array = np.load(self.folder / f"{split}.npy", mmap_mode="r")
+        ids = (self.folder / f"{split}.txt").read_text(encoding="utf-8").splitlines()
+        return Photos(array, ids, self.meta["dataset"])
+
+
+def load(dataset: str, size: int, split: str, resize: str | None = None, limit: int | None = None) -> Photos:
+    """The photos of a split ("train" or "test"), prepared now if they are not yet; arguments as in ``prepare``.
+
+    Raises BadInput when the dataset is not here (with the command that fetches it) or cannot be prepared.
+    """
+    rule = _check(dataset, size, resize, limit)
+    done = _done(_folder(dataset, size, rule, limit))
+    try:
+        datasets.locate(dataset)
+    except BadInput:
+        if done is None:  # prepared photos outlive their source
+            raise
+    else:
+        done = prepare(dataset, size, rule, limit=limit, skip_bad=bool(done and done.meta["bad"]))
+    return done.photos(split)
+
+
+def prepare(
+    dataset: str,
+    size: int,
+    resize: str | None = None,
+    *,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+) -> Prepared:
+    """Decode a dataset once, in parallel, into DATA/prepared/<dataset>-<size>-<resize>/.
+
+    ``dataset`` is a name of the registry or the path of a folder or zip. ``size`` is the side in pixels. ``resize`` is
+    "squash" (the whole photo, its shape distorted to a square: the seed's rule), "crop" (the central square) or
+    "multiscale" (40 square crops of each train photo and 8 of each test photo, from its short side down to a third of
+    it, never enlarged); None takes the dataset's default. Every resampling is bilinear and antialiased. ``limit`` is
+    the most photos taken from each split, drawn evenly. ``workers`` is the number of threads (None: one a core).
+
+    Photos become RGB: greyscale and palettes exactly, CMYK by Pillow's conversion, 16 bits rounded to 8, transparency
+    over white; EXIF orientation is applied. A train photo that equals a test photo, decoded or prepared, is dropped
+    and counted. What is prepared already is reused as long as the source is unchanged; meta.json is written last, so
+    what an interruption or a full disk leaves never counts.
+
+    Raises BadInput for unreadable photos, which it names and counts, unless ``skip_bad``; for a bad parameter, a
+    source that is not here, and a full disk.
+    """
+    rule = _check(dataset, size, resize, limit)
+    folder = _folder(dataset, size, rule, limit)
+    with lock(folder):
+        source = datasets.locate(dataset)
+        datasets.verify(source, dataset)
+        state = {"format": FORMAT, "fingerprint": datasets.fingerprint(source)}
+        done = _done(folder)
+        if done is None or any(done.meta.get(key) != value for key, value in state.items()):
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                folder.mkdir(parents=True)
+                meta = {"dataset": dataset, "size": size, "resize": rule, "limit": limit, "source": source} | state
+                meta |= _build(folder, source, dataset, size, rule, limit, skip_bad, workers or os.cpu_count())
+                write_json(folder / "meta.json", meta)
+            except BaseException as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                if isinstance(error, OSError):
+                    raise BadInput(f"cannot prepare {dataset} in {folder}: {reason(error)}.") from error
+                raise
+            done = _done(folder)
+    if done.meta["bad"] and not skip_bad:
+        raise _bad_photos(source, done.meta["bad"])
+    return done
+
+
+def _check(dataset: str, size: int, resize: str | None, limit: int | None) -> str:
+    """The resize rule that is meant, after refusing wrong parameters."""
+    rule = resize or (datasets.REGISTRY[dataset].resize if dataset in datasets.REGISTRY else "crop")
+    if rule not in RULES:
+        raise BadInput(f"resize is {rule!r}: it is one of {', '.join(RULES)}.")
+    if not isinstance(size, int) or size < 1:
+        raise BadInput(f"size is {size!r}: it is the side of the prepared photos in pixels, 1 or more.")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise BadInput(f"limit is {limit!r}: it is the most photos of each split, 1 or more, or None for all.")
+    return rule
+
+
+def _folder(dataset: str, size: int, rule: str, limit: int | None) -> Path:
+    name = dataset
+    if dataset not in datasets.REGISTRY:
+        path = datasets.locate(dataset)
+        name = f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+    return datasets.DATA / "prepared" / f"{name}-{size}-{rule}{f'-{limit}' if limit else ''}"
+
+
+def _done(folder: Path) -> Prepared | None:
+    meta = folder / "meta.json"
+    return Prepared(folder, read_json(meta)) if meta.exists() else None
+
+
+def _build(
+    folder: Path, source: Path, dataset: str, size: int, rule: str, limit: int | None, skip_bad: bool, workers: int
+) -> dict:
+    """Write arrays and ids of both splits; return what meta.json says about them."""
+    started = time.monotonic()
+    test_keys, bad, duplicates, small, counts = set(), {}, 0, 0, {}
+    with ThreadPoolExecutor(workers) as pool:
+        splits = _splits(pool, source, dataset, workers)
+        prefix = _common_folder([id for ids in splits.values() for id in ids])
+        for split in ("test", "train"):  # test first: train photos are compared with them
+            chosen = _even_subset(splits[split], prefix, limit)
+            rows = []
+            bar = tqdm(total=len(chosen), unit="photo", desc=f"{dataset} {size} px {split}")
+            with bar, open(folder / f"{split}.npy", "wb") as file:
+                _write_header(file, 0, size)
+                jobs = ((source, chunk, size, rule, CROPS[split]) for chunk in _chunks(chosen))
+                for decoded in _in_order(pool, _decode_chunk, jobs, 2 * workers):
+                    for photo in decoded:
+                        bar.update()
+                        if photo.error:
+                            bad[photo.id] = photo.error
+                        small += not photo.error and not photo.boxes
+                        if split == "train" and photo.key in test_keys:
+                            duplicates += 1
+                            continue
+                        for pixels, key, box in zip(photo.pixels, photo.keys, photo.boxes, strict=True):
+                            if split == "train" and key in test_keys:
+                                duplicates += 1
+                                continue
+                            file.write(pixels.tobytes())
+                            where = "#" + ",".join(map(str, box)) if rule == "multiscale" else ""
+                            rows.append(photo.id.removeprefix(prefix) + where)
+                        if split == "test":
+                            test_keys.update((photo.key, *photo.keys))
+                file.seek(0)
+                _write_header(file, len(rows), size)
+                file.flush()
+                os.fsync(file.fileno())
+            write_atomically(folder / f"{split}.txt", "".join(f"{row}\n" for row in rows))
+            counts[split] = len(rows)
+    if bad and not skip_bad:
+        raise _bad_photos(source, bad)
+    if not any(counts.values()):
+        raise BadInput(f"{source} gives no photos of {size} px: {len(bad)} are unreadable and {small} too small.")
+    seconds = round(time.monotonic() - started, 2)
+    return counts | {"duplicates": duplicates, "small": small, "bad": bad, "seconds": seconds}
+
+
+def _bad_photos(source: Path, bad: dict[str, str]) -> BadInput:
+    named = "; ".join(f"{id} ({why})" for id, why in list(bad.items())[:5]) + ("; ..." if len(bad) > 5 else "")
+    count = "1 photo" if len(bad) == 1 else f"{len(bad)} photos"
+    return BadInput(f"{count} of {source} cannot be read: {named}: mend or remove them, or leave them out (skip_bad).")
+
+
+def _splits(pool: ThreadPoolExecutor, source: Path, dataset: str, workers: int) -> dict[str, list[str]]:
+    """The ids of each split: the official ones, or by the content of each file."""
+    folders = datasets.REGISTRY[dataset].folders if dataset in datasets.REGISTRY else datasets.FOLDERS
+    splits = {"train": [], "test": []}
+    undecided = []
+    for split, id in datasets.members(source, folders):
+        (undecided if split is None else splits.setdefault(split, [])).append(id)
+    if undecided:
+        jobs = ((source, chunk) for chunk in _chunks(undecided))
+        bar = tqdm(total=len(undecided), unit="photo", desc=f"{dataset} split")
+        for pairs in _in_order(pool, _split_chunk, jobs, 2 * workers):
+            bar.update(len(pairs))
+            for split, id in pairs:
+                splits[split].append(id)
+        bar.close()
+    return splits
+
+
+def _split_chunk(job: tuple[Path, Sequence[str]]) -> list[tuple[str, str]]:
+    source, ids = job
+    pairs = []
+    for id in ids:
+        try:
+            split = datasets.split_by_content(datasets.read(source, id))
+        except Exception:  # decoding will name it
+            split = "train"
+        pairs.append((split, id))
+    return pairs
+
+
+def _even_subset(ids: list[str], prefix: str, limit: int | None) -> list[str]:
+    """At most ``limit`` ids, drawn by a hash of their names (so from all classes alike), in their order."""
+    if limit is None or len(ids) <= limit:
+        return ids
+    drawn = sorted(ids, key=lambda id: hashlib.sha256(id.removeprefix(prefix).encode()).digest())[:limit]
+    return sorted(drawn)
+
+
+def _common_folder(ids: list[str]) -> str:
+    """The folders that all ids begin with, so that a zip and its unpacked folder give the same ids."""
+    parts = os.path.commonprefix([PurePosixPath(id).parts[:-1] for id in ids]) if ids else ()
+    return "".join(f"{part}/" for part in parts)
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable, jobs: Iterable, ahead: int) -> Iterator:
+    """``pool.map`` that never runs more than ``ahead`` jobs ahead of its reader, so results do not pile up."""
+    waiting = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(function, job))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _write_header(file: io.BufferedWriter, n: int, size: int) -> None:
+    """A .npy header whose length does not depend on ``n``: numpy pads it so that the first axis may grow."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n, 3, size, size)})
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    id: str
+    error: str = ""
+    key: bytes = b""  # of the whole photo
+    pixels: Sequence[np.ndarray] = ()  # (3, S, S) each
+    keys: Sequence[bytes] = ()  # of the pixels
+    boxes: Sequence[Box] = ()
+
+
+def _decode_chunk(job: tuple[Path, Sequence[str], int, str, int]) -> list[_Decoded]:
+    source, ids, size, rule, crops = job
+    return [_decode(source, id, size, rule, crops) for id in ids]
+
+
+def _decode(source: Path, id: str, size: int, rule: str, crops: int) -> _Decoded:
+    try:
+        data = datasets.read(source, id)
+        photo = to_rgb(data)
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        return _Decoded(id, error=reason(error))
+    boxes = crop_boxes(photo.width, photo.height, size, rule, crops, hashlib.sha256(data).digest())
+    pixels = [_resized(photo, size, box) for box in boxes]
+    return _Decoded(id, "", _key(np.asarray(photo)), pixels, [_key(crop) for crop in pixels], boxes)
+
+
+def to_rgb(data: bytes) -> Image.Image:
+    """Decode one photo to 8-bit RGB, upright. Raises what Pillow raises for a damaged file (OSError mostly)."""
+    photo = Image.open(io.BytesIO(data))
+    photo.load()
+    with contextlib.suppress(Exception):  # a damaged EXIF block does not make the pixels bad
+        photo = ImageOps.exif_transpose(photo)
+    if photo.mode == "F":
+        raise ValueError("floating-point pixels, of which the white level is unknown")
+    if photo.mode.startswith("I"):
+        deep = np.asarray(photo).astype(np.float64) / 257  # 65535 is white
+        photo = Image.fromarray(deep.clip(0, 255).round().astype(np.uint8))
+    if photo.has_transparency_data:
+        photo = photo.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    return photo.convert("RGB")
+
+
+def crop_boxes(width: int, height: int, size: int, rule: str, crops: int, seed: bytes) -> list[Box]:
+    """The parts of a photo that ``rule`` takes, each to be scaled to size x size.
+
+    multiscale: sides fall geometrically from the short side to SMALLEST of it, or to ``size`` if that is larger;
+    positions follow the R2 low-discrepancy sequence (Roberts 2018) from an offset given by ``seed``, so that few crops
+    cover the photo evenly. No box where the photo is smaller than ``size``.
+    """
+    short = min(width, height)
+    if rule == "squash":
+        return [(0, 0, width, height)]
+    if rule == "crop":
+        left, top = (width - short) // 2, (height - short) // 2
+        return [(left, top, left + short, top + short)]
+    if short < size:
+        return []
+    k = np.arange(crops)
+    sides = short * (max(size, SMALLEST * short) / short) ** (k / max(crops - 1, 1))
+    sides = sides.round().astype(int).clip(size, short)
+    offset = np.frombuffer(seed[:16], dtype="<u8") / 2**64
+    u, v = ((offset[:, None] + np.outer((0.7548776662466927, 0.5698402909980532), k)) % 1.0)[:2]
+    lefts, tops = (u * (width - sides + 1)).astype(int), (v * (height - sides + 1)).astype(int)
+    boxes = zip(lefts.tolist(), tops.tolist(), (lefts + sides).tolist(), (tops + sides).tolist(), strict=True)
+    return list(dict.fromkeys(boxes))
+
+
+def _resized(photo: Image.Image, size: int, box: Box) -> np.ndarray:
+    pixels = np.asarray(photo.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _key(pixels: np.ndarray) -> bytes:
+    shape = np.asarray(pixels.shape, dtype=np.int64).tobytes()
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=shape).digest()
+
+
+def enlarged(photos: Photos, source: int) -> Photos:
+    """The same photos with only the detail of ``source`` px: reduced to it and enlarged again, bilinear, antialiased.
+
+    What happens to 64 px photos in a study at 128 px. Raises BadInput when ``source`` is not below the photos' side.
+    """
+    side = photos.array.shape[-1]
+    if not 1 <= source < side:
+        raise BadInput(f"source_size is {source}: it must be below the photos' side, {side} px.")
+    result = np.empty(photos.array.shape, np.uint8)
+    for start in range(0, len(photos), 512):
+        some = torch.from_numpy(np.array(photos.array[start : start + 512])).float()
+        for side in (source, photos.array.shape[-1]):
+            some = F.interpolate(some, (side, side), mode="bilinear", antialias=True)
+        result[start : start + 512] = some.round().clamp(0, 255).byte().numpy()
+    return Photos(result, photos.ids, f"{photos.name} from {source} px")
+
+
+class Batches:
+    """Endless batches of photos, a function of (seed, step) alone, so that resuming needs nothing but the step.
+
+    The stream is one permutation of the photos after another, one an epoch, drawn from (seed, epoch); a batch that
+    an epoch cannot fill goes on into the next. With ``flip`` each photo is mirrored with probability 1/2, drawn anew
+    every epoch. Batch ``step`` is the stream's positions step * batch to (step + 1) * batch.
+
+    The photos stay on ``device`` as uint8 where they fit (``GPU_SHARE`` of the free memory of a GPU, ``RAM_LIMIT`` on
+    a CPU); otherwise, or with ``stream=True``, a thread reads the next batch from the memory map into pinned memory
+    while this one is used. Both give the same batches.
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        batch: int,
+        device: str | torch.device,
+        seed: int,
+        flip: bool = True,
+        *,
+        stream: bool | None = None,
+    ) -> None:
+        if batch < 1:
+            raise BadInput(f"batch is {batch}: it is the number of photos in a batch, 1 or more.")
+        self.photos, self.batch, self.seed, self.flip = photos, batch, seed, flip
+        self.device = torch.device(device)
+        self.stream = not _fits(photos.array.nbytes, self.device) if stream is None else stream
+        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+        if self.stream:
+            self._reader = ThreadPoolExecutor(1)
+            self._ahead = {}
+        else:
+            self._data = _on_device(photos.array, self.device)
+
+    def at(self, step: int) -> Tensor:
+        """Batch ``step`` (0, 1, ...): uint8 (batch, 3, S, S) on the device, free to be written to."""
+        if not self.stream:
+            order, flips = self._positions(step, self.device)
+            return _flipped(self._data[order], flips)
+        reading = self._ahead.pop(step, None) or self._reader.submit(self._read, step)
+        self._ahead = {step + 1: self._ahead.get(step + 1) or self._reader.submit(self._read, step + 1)}
+        photos, flips = (part.to(self.device, non_blocking=True) for part in reading.result())
+        return _flipped(photos, flips)
+
+    def _positions(self, step: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Which photos (batch,) int64 and which of them mirrored (batch,) bool."""
+        n, start, stop = len(self.photos), step * self.batch, (step + 1) * self.batch
+        parts = []
+        for epoch in range(start // n, (stop - 1) // n + 1):
+            order, flips = self._epoch(epoch, device)
+            inside = slice(max(start - epoch * n, 0), stop - epoch * n)
+            parts.append((order[inside], flips[inside]))
+        if len(parts) == 1:
+            return parts[0]
+        orders, flips = zip(*parts, strict=True)
+        return torch.cat(orders), torch.cat(flips)
+
+    def _epoch(self, epoch: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        if epoch not in self._epochs:
+            if len(self._epochs) > 1:
+                self._epochs.clear()
+            random = np.random.default_rng((self.seed, epoch))
+            order = random.permutation(len(self.photos))
+            flips = random.random(len(self.photos)) < (0.5 if self.flip else 0.0)
+            self._epochs[epoch] = torch.from_numpy(order).to(device), torch.from_numpy(flips).to(device)
+        return self._epochs[epoch]
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor]:
+        """The photos of a batch, not yet mirrored, in host memory."""
+        order, flips = self._positions(step, "cpu")
+        pinned = self.device.type == "cuda"
+        photos = torch.empty((self.batch, *self.photos.array.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+        np.take(self.photos.array, order.numpy(), axis=0, out=photos.numpy(), mode="clip")
+        return photos, flips
+
+
+def _flipped(photos: Tensor, flips: Tensor) -> Tensor:
+    return torch.where(flips[:, None, None, None], photos.flip(3), photos)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    if device.type == "cuda":
+        return size <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]
+    return size <= RAM_LIMIT
+
+
+def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    data = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(array), 4096):
+        data[start : start + 4096] = torch.from_numpy(np.array(array[start : start + 4096]))
+    return data

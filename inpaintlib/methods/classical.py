@@ -1,0 +1,58 @@
+"""Classical fills, which learn nothing: diffusion and fast marching from the hole's edge inwards.
+
+The paper's own classical baseline, PatchMatch, is in none of the libraries kept here, so it is not offered.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from skimage.restoration import inpaint_biharmonic
+from torch import Tensor
+
+from inpaintlib import BadInput, Inpainter
+from inpaintlib.data import masks
+
+
+def telea(photos: Tensor, mask: Tensor, radius: float = 3) -> Tensor:
+    """Fast marching (Telea 2004, OpenCV): each pixel is a weighted mean of what is known within ``radius`` px.
+
+    An Inpainter on 8 bits a channel. Raises BadInput for a mask that `masks.check` refuses, or a radius below 1.
+    """
+    return _opencv(photos, mask, radius, cv2.INPAINT_TELEA)
+
+
+def navier_stokes(photos: Tensor, mask: Tensor, radius: float = 3) -> Tensor:
+    """Isophotes carried into the hole like a fluid's vorticity (Bertalmio 2001, OpenCV); otherwise as `telea`."""
+    return _opencv(photos, mask, radius, cv2.INPAINT_NS)
+
+
+def biharmonic(photos: Tensor, mask: Tensor) -> Tensor:
+    """The smoothest surface through the known pixels (biharmonic equation, Damelin 2018, scikit-image).
+
+    An Inpainter. One sparse solve a connected hole. Raises BadInput for a mask that `masks.check` refuses.
+    """
+    return _each(lambda photo, hole: inpaint_biharmonic(photo, hole, channel_axis=-1), photos, mask)
+
+
+FILLS: dict[str, Inpainter] = {"telea": telea, "navier_stokes": navier_stokes, "biharmonic": biharmonic}
+
+
+def _opencv(photos: Tensor, mask: Tensor, radius: float, method: int) -> Tensor:
+    if radius < 1:
+        raise BadInput(f"radius: {radius} px will not do; it must be at least 1")
+    return _each(partial(_opencv_fill, radius=radius, method=method), photos, mask)
+
+
+def _opencv_fill(photo: np.ndarray, hole: np.ndarray, radius: float, method: int) -> np.ndarray:
+    return cv2.inpaint(np.round(photo * 255).astype(np.uint8), hole.astype(np.uint8), radius, method) / 255
+
+
+def _each(fill: Callable[[np.ndarray, np.ndarray], np.ndarray], photos: Tensor, mask: Tensor) -> Tensor:
+    """Applies fill(photo (H,W,3) in [0,1], hole (H,W)) to each photo and keeps what it wrote into the hole."""
+    masks.check(mask, photos)
+    images, holes = photos.detach().double().permute(0, 2, 3, 1).cpu().numpy(), mask[:, 0].cpu().numpy()
+    filled = np.stack([fill(image, hole) for image, hole in zip(images, holes, strict=True)])
+    return torch.where(mask, torch.from_numpy(filled).permute(0, 3, 1, 2).to(photos).clamp(0, 1), photos)

@@ -1,0 +1,284 @@
+"""Unsupervised Representation Learning with Deep Convolutional GANs (Radford, Metz, Chintala; ICLR 2016).
+
+A generator G turns latents z into photos, a discriminator D tells them from real ones:
+``min_G max_D E log D(x) + E log(1 - D(G(z)))``, with the non-saturating -log D(G(z)) for G. The networks are those of
+the Torch code (4x4 kernels, 64 to 512 channels) that Yeh et al. search in; the paper's own are twice as wide, 5x5.
+G inpaints nothing: :mod:`inpaintlib.methods.latent_search` does, in G's latent space.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inpaintlib import BadInput
+from inpaintlib.training import (
+    GraphedUpdate,
+    adam,
+    choose_device,
+    frozen,
+    generator,
+    load_checkpoint,
+    save_checkpoint,
+    seeded,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every choice of one training, each with who made it."""
+
+    size: int = 64  # px, a power of two
+    width: int = 64  # channels of the layer nearest the photo
+    latent: int = 100  # numbers in z
+    prior: str = "uniform"  # uniform: U(-1, 1) (DCGAN, Yeh) | normal: N(0, 1) (the Torch code's default)
+    d_steps: int = 1  # updates of D in a turn; the blog: 30 in its post, 15 in its code
+    g_steps: int = 1  # updates of G that end the turn; the blog 10, two ports of Yeh 2 (for 1 of D)
+    lr: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+
+    def __post_init__(self):
+        def require(ok: bool, name: str, right: str) -> None:
+            if not ok:
+                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
+
+        require(self.size >= 16 and self.size & (self.size - 1) == 0, "size", "a power of two of at least 16 px")
+        require(self.prior in ("uniform", "normal"), "prior", "uniform or normal")
+        for name in ("width", "latent", "d_steps", "g_steps"):
+            require(getattr(self, name) >= 1, name, "at least 1")
+        require(self.lr > 0, "lr", "above 0")
+
+
+# Networks
+
+
+def channels(settings: Settings) -> list[int]:
+    """Channels of the stages between ``size`` px and 4 px, nearest the photo first: 64, 128, 256, 512 at 64 px."""
+    return [settings.width * min(8, 1 << i) for i in range(int(math.log2(settings.size)) - 2)]
+
+
+def initialise(module: nn.Module) -> None:
+    """Convolutions N(0, .02); batch-norm scales N(1, .02), shifts 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+class Generator(nn.Module):
+    """G: latents (B,z) -> photos (B,3,S,S) in [-1,1].
+
+    The blog ends in a sigmoid on [0,1]; tanh on [-1,1] is the same photo, with the last weights halved.
+    """
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        widths = channels(settings)[::-1]
+        layers = [nn.ConvTranspose2d(settings.latent, widths[0], 4, 1, 0, bias=False)]
+        for a, b in pairwise([*widths, 3]):
+            layers += [nn.BatchNorm2d(a), nn.ReLU(), nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False)]
+        self.layers = nn.Sequential(*layers, nn.Tanh())
+        self.apply(initialise)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z[:, :, None, None])
+
+
+class Discriminator(nn.Module):
+    """D: photos (B,3,S,S) in [-1,1] -> logits (B,), a sigmoid short of a probability."""
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        widths = channels(settings)
+        layers = [nn.Conv2d(3, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        for a, b in pairwise(widths):
+            layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, bias=False))
+        self.apply(initialise)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        return self.layers(photos).flatten()
+
+
+# Objective
+
+
+def adversarial_loss(logits: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy on logits: -log D where ``real``, else -log(1 - D)."""
+    logits = logits.float()
+    return F.softplus(-logits if real else logits).mean()
+
+
+def draw(prior: str, n: int, latent: int, random: torch.Generator) -> Tensor:
+    """``n`` latents (n, latent) from the prior: ``uniform`` U(-1, 1) or ``normal`` N(0, 1); on the CPU."""
+    if prior == "normal":
+        return torch.randn(n, latent, generator=random)
+    return torch.rand(n, latent, generator=random) * 2 - 1
+
+
+# Training and use
+
+
+class DCGAN:
+    """G and D in training (:meth:`step`) and G as a source of photos (:meth:`generate`). It does not inpaint.
+
+    Args:
+        settings: the choices. ``seed``: of initialisation and latents.
+        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; losses are fp32 always.
+        acceleration: ``auto`` (``graph`` on a GPU), ``eager`` or ``graph`` (each update as one CUDA graph).
+    """
+
+    def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
+                 precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
+        self.settings, self.seed = settings, seed
+        self.device = choose_device(device) if isinstance(device, str) else device
+        gpu = self.device.type == "cuda"
+        if precision not in ("auto", "bf16", "fp32"):
+            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
+        if acceleration not in ("auto", "eager", "graph"):
+            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager or graph")
+        if acceleration == "graph" and not gpu:
+            raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
+        self.bf16 = precision == "bf16" or (precision == "auto" and gpu)
+        with seeded(seed):
+            self.generator, self.discriminator = Generator(settings), Discriminator(settings)
+        for network in (self.generator, self.discriminator):
+            network.to(self.device, memory_format=torch.channels_last)
+        betas = (settings.beta1, settings.beta2)
+        self.adam_g = adam(self.generator, settings.lr, betas, self.device)
+        self.adam_d = adam(self.discriminator, settings.lr, betas, self.device)
+        self._update_d, self._update_g = self.update_d, self.update_g
+        if gpu and acceleration != "eager":
+            torch.backends.cudnn.benchmark = True
+            self._update_d, self._update_g = GraphedUpdate(self.update_d), GraphedUpdate(self.update_g)
+
+    def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
+        """One update of D on uint8 photos (B,3,S,S), and G's updates where this step ends a turn.
+
+        A turn is ``d_steps`` steps, hence as many batches of photos. Within it, ``g`` is what G would have paid on
+        the photos D was shown; at its end, what G paid at its last update.
+        """
+        s, n, random = self.settings, len(photos), generator(self.seed, step)
+        losses = dict(self._update_d(photos=photos, z=self.latents(n, random)))
+        if (step + 1) % s.d_steps == 0:
+            for _ in range(s.g_steps):
+                losses.update(self._update_g(z=self.latents(n, random)))
+        return losses
+
+    def update_d(self, photos: Tensor, z: Tensor) -> dict[str, Tensor]:
+        """D's update as device work alone; real and generated photos pass apart, as batch norm must see them."""
+        x = (photos.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            with torch.no_grad():
+                fakes = self.generator(z)
+            real, fake = self.discriminator(x), self.discriminator(fakes)
+        losses = {"d_real": adversarial_loss(real, True), "d_fake": adversarial_loss(fake, False)}
+        self.adam_d.zero_grad(set_to_none=True)
+        (losses["d_real"] + losses["d_fake"]).backward()
+        self.adam_d.step()
+        return {name: loss.detach() for name, loss in losses.items()} | {"g": adversarial_loss(fake.detach(), True)}
+
+    def update_g(self, z: Tensor) -> dict[str, Tensor]:
+        """G's update as device work alone."""
+        with frozen(self.discriminator), self._autocast():
+            loss = adversarial_loss(self.discriminator(self.generator(z)), True)
+        self.adam_g.zero_grad(set_to_none=True)
+        loss.backward()
+        self.adam_g.step()
+        return {"g": loss.detach()}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    def latents(self, n: int, random: torch.Generator) -> Tensor:
+        """``n`` latents (n,z) of the prior, on the device."""
+        return draw(self.settings.prior, n, self.settings.latent, random).to(self.device)
+
+    @torch.no_grad()
+    def generate(self, z: Tensor) -> Tensor:
+        """G in eval mode: latents (B,z) -> photos (B,3,S,S) in [0,1]. BadInput for another latent size."""
+        check_latent(z, self.settings)
+        training = self.generator.training
+        self.generator.eval()
+        photos = (self.generator(z.to(self.device)).float() + 1) / 2
+        self.generator.train(training)
+        return photos
+
+    def samples(self, n: int) -> Tensor:
+        """``n`` generated photos (n,3,S,S), always from the same latents of this seed: a row of the checkpoint grid."""
+        return self.generate(self.latents(n, generator(self.seed, -1)))
+
+    def state_dict(self) -> dict:
+        parts = ("generator", "discriminator", "adam_g", "adam_d")
+        return {"kind": "dcgan", "settings": asdict(self.settings)} | {
+            name: getattr(self, name).state_dict() for name in parts
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes a :meth:`state_dict` or the networks of :meth:`save`; BadInput where it was trained otherwise."""
+        theirs = _settings(state, "checkpoint")
+        for field in fields(Settings):
+            ours, found = getattr(self.settings, field.name), getattr(theirs, field.name)
+            if ours != found:
+                raise BadInput(f"{field.name}: {ours!r} does not fit the checkpoint, which was trained with {found!r}; "
+                               "use its value, or another run name")  # fmt: skip
+        try:
+            for name in state.keys() - {"kind", "settings"}:
+                getattr(self, name).load_state_dict(state[name])
+        except (RuntimeError, ValueError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadInput(f"checkpoint: its tensors do not fit its settings ({reason}); train again") from error
+
+    def save(self, path: Path, half: bool = False) -> None:
+        """Writes G and D alone, to keep or to share; ``half``: in float16, half the size."""
+        networks = {name: getattr(self, name).state_dict() for name in ("generator", "discriminator")}
+        if half:
+            networks = {
+                name: {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
+                for name, state in networks.items()
+            }
+        save_checkpoint(path, {"kind": "dcgan", "settings": asdict(self.settings)} | networks)
+
+
+def load(path: Path, device: str | torch.device = "auto", latent: int | None = None) -> DCGAN:
+    """The DCGAN of a file: what :meth:`DCGAN.save` wrote, or the ``checkpoint.pt`` of a training run.
+
+    Raises BadInput for a missing or damaged file, one of another kind, and where ``latent`` is given and differs.
+    """
+    state = load_checkpoint(path)
+    if isinstance(state, dict):
+        state = state.get("method", state)
+    settings = _settings(state, str(path))
+    if latent is not None and latent != settings.latent:
+        raise BadInput(f"latent: {latent} does not fit {path}, whose generator takes {settings.latent} numbers; "
+                       f"use {settings.latent}, or another checkpoint")  # fmt: skip
+    gan = DCGAN(settings, device=device)
+    try:
+        gan.load_state_dict({name: state[name] for name in ("kind", "settings", "generator", "discriminator")})
+    except KeyError as error:
+        raise BadInput(f"{path}: holds no {error.args[0]}; give a checkpoint of a DCGAN") from None
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
+    return gan
+
+
+def check_latent(z: Tensor, settings: Settings) -> None:
+    """Raises BadInput unless z is (B, latent)."""
+    if z.ndim != 2 or z.shape[1] != settings.latent:
+        raise BadInput(f"z: has shape {tuple(z.shape)}, but this generator takes (B, {settings.latent})")
+
+
+def _settings(state, name: str) -> Settings:
+    """The settings in a state; BadInput where it is no DCGAN's."""
+    if not isinstance(state, dict) or state.get("kind") != "dcgan":
+        raise BadInput(f"{name}: is not a DCGAN's; give a checkpoint that training a DCGAN has written")
+    try:
+        return Settings(**state["settings"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{name}: its settings cannot be read ({error}); train again with this version") from None

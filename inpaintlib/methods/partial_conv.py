@@ -1,0 +1,434 @@
+"""Image Inpainting for Irregular Holes Using Partial Convolutions (Liu, Reda, Shih, Wang, Tao, Catanzaro; ECCV 2018).
+
+A U-Net whose convolutions see only valid pixels: each window's response is scaled by how much of it is valid, and
+a window with anything valid makes its centre valid, so that holes close from layer to layer. It is trained without
+a discriminator, on pixels and on VGG-16's features (Eq. 7).
+
+In this file maps are *valid* maps, True = known, as the paper's M; outside of it masks are holes, True = missing.
+Photos enter and leave the network normalised per channel with ImageNet's mean and deviation (:class:`UNet`); every
+loss sees [0, 1]. Not followed: NVIDIA's training masks, which a user may pass as the mask ``bank``; ours are
+`masks.irregular`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inpaintlib import BadInput, losses, pretrained
+from inpaintlib.data import masks
+from inpaintlib.training import GraphedUpdate, adam, choose_device, generator, seeded
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = losses.SCALINGS["imagenet"]
+MOSTLY_HOLE = 0.8  # a larger share of holes is taken for an inverted mask
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every choice of one training; the defaults are the paper's unless said otherwise.
+
+    The five weights are those of Eq. 7, found on 100 validation images; a term of weight 0 is not computed.
+    """
+
+    size: int = 512  # px, a power of two from 32; fixes the depth: log2(size) - 1 levels
+    width: int = 64  # channels of the first layer
+    conv: str = "partial"  # partial | plain: the paper's baseline "Conv", the same network with ordinary convolutions
+    fill: str = "mean"  # mean (ImageNet's colour) | grey (127.5): what the hole holds; only plain convolutions see it
+    scaling: bool = True  # the factor sum(1)/sum(M) of Eq. 1; False: hypothesis A-6
+    valid: float = 1.0  # weight of L_valid
+    hole: float = 6.0  # weight of L_hole
+    perceptual: float = 0.05  # weight of L_perceptual, output and composite
+    style: float = 120.0  # weight of L_style, output and composite
+    tv: float = 0.1  # weight of L_tv
+    vgg_input: str = "imagenet"  # imagenet | unit ([0, 1]) | symmetric ([-1, 1]); the authors said each of them once
+    lr: float = 2e-4
+    second_stage_kimg: float = math.inf  # thousands of photos before the second stage; inf: no second stage
+    second_lr: float = 5e-5  # of the second stage, in which the encoder's batch norm keeps its statistics
+    beta1: float = 0.9  # not in the paper: Adam's defaults
+    beta2: float = 0.999
+    bank: int = 3072  # training masks drawn once, equally many of each bin; each step picks, mirrors and turns them
+
+    def __post_init__(self):
+        def require(ok: bool, name: str, right: str) -> None:
+            if not ok:
+                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
+
+        power_of_two = self.size & (self.size - 1) == 0
+        require(self.size >= 32 and power_of_two, "size", "a power of two of at least 32 px, below which the "
+                "network has no depth")  # fmt: skip
+        require(self.width >= 1, "width", "at least 1 channel")
+        require(self.conv in ("partial", "plain"), "conv", "partial or plain")
+        require(self.fill in ("mean", "grey"), "fill", "mean or grey")
+        require(self.vgg_input in losses.SCALINGS, "vgg_input", f"one of {', '.join(losses.SCALINGS)}")
+        for name in ("valid", "hole", "perceptual", "style", "tv"):
+            require(0 <= getattr(self, name) < math.inf, name, "a weight of at least 0")
+        require(any(self.weights.values()), "hole", "above 0 where all other weights are 0")
+        require(self.second_stage_kimg >= 0, "second_stage_kimg", "at least 0 kimg, or inf for no second stage")
+        require(self.bank >= len(masks.RATIO_BINS), "bank", f"at least {len(masks.RATIO_BINS)} masks, one a bin")
+
+    @property
+    def levels(self) -> int:
+        """Stride-2 layers of the encoder, down to 2 px: 8 at 512 px as in the paper, 7, 6, 5 at 256, 128, 64."""
+        return int(math.log2(self.size)) - 1
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of :meth:`PartialConvNet.objective`."""
+        return {name: getattr(self, name) for name in ("valid", "hole", "perceptual", "style", "tv")}
+
+
+# The layer
+
+
+class PartialConv2d(nn.Conv2d):
+    """Eqs. 1 and 2: ``x' = W^T(X * M) sum(1)/sum(M) + b`` where the window has anything valid, else 0.
+
+    ``sum(1)`` counts the whole window, padding included, and padding is invalid: at an edge without holes a 3x3
+    window scales by 1.5, in a corner by 2.25. All channels share one map, so counts are box sums of one channel.
+    Of a concatenation, ``features`` and ``valid`` are lists of the parts and of their maps; a part of C channels
+    then counts C times, exactly as a map of all channels would.
+
+    Counts and ratios are fp32 under autocast too (16 bits cannot hold them), and no epsilon enters: a count is a
+    whole number. Weights are initialised as in nn.Conv2d. With ``scaling=False`` the factor is left out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
+                 stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0, bias: bool = True,
+                 scaling: bool = True):  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        self.scaling = scaling
+
+    def forward(self, features: Tensor | Sequence[Tensor], valid: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(B,C,H,W) and its map (B or 1, 1 or C, H, W), or lists of both -> (B,C',H',W') and its map (B or 1,1,H',W').
+
+        Maps are bool or numbers 0 and 1, True = valid; the map that comes back is of the same type.
+
+        Raises:
+            BadInput: a map of another size, or, on a CPU, one with values between 0 and 1.
+        """
+        parts = [features] if isinstance(features, Tensor) else features
+        maps = [valid] if isinstance(valid, Tensor) else valid
+        for part, each in zip(parts, maps, strict=True):
+            _check_map(part, each)
+        known = [_binary(each) for each in maps]
+        seen = [torch.where(each, part, 0) for part, each in zip(parts, known, strict=True)]
+        ratio, reached = self.coverage(known, [part.shape[1] for part in parts])
+        x = seen[0] if len(seen) == 1 else torch.cat(seen, 1)
+        y = F.conv2d(x, self.weight, None, self.stride, self.padding)
+        ratio = (ratio if self.scaling else reached).to(y.dtype)
+        if self.bias is None:
+            y = y * ratio
+        else:
+            y = torch.where(reached, torch.addcmul(self.bias.to(y.dtype).view(1, -1, 1, 1), y, ratio), 0)
+        return y, reached.to(maps[0].dtype)
+
+    @torch.no_grad()
+    def coverage(self, valid: Sequence[Tensor], channels: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Bool maps and how many channels share each -> sum(1)/sum(M), 0 in empty windows, and Eq. 2's new map.
+
+        Both are (B or 1, 1, H', W'), fp32 and bool.
+        """
+        counts = sum(_count(each, c) for each, c in zip(valid, channels, strict=True))
+        (high, wide), (top, left) = self.kernel_size, self.padding
+        if 2 * top > high or 2 * left > wide:  # avg_pool2d's limit
+            counts, top, left = F.pad(counts, (left, left, top, top)), 0, 0
+        total = F.avg_pool2d(counts, (high, wide), self.stride, (top, left), divisor_override=1)
+        reached = total > 0
+        return reached * (sum(channels) * high * wide) / total.clamp(min=1), reached
+
+
+class PlainConv2d(nn.Conv2d):
+    """An ordinary convolution with the signature of :class:`PartialConv2d`: everything is valid to it."""
+
+    def forward(self, features: Tensor | Sequence[Tensor], valid: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        maps = [valid] if isinstance(valid, Tensor) else valid
+        features = features if isinstance(features, Tensor) else torch.cat(tuple(features), 1)
+        return super().forward(features), maps[0][..., :: self.stride[0], :: self.stride[1]]
+
+
+def _count(valid: Tensor, channels: int) -> Tensor:
+    """How many of ``channels`` are valid at each pixel, fp32 (B,1,H,W)."""
+    return valid.sum(1, keepdim=True, dtype=torch.float) if valid.shape[1] > 1 else valid.float() * channels
+
+
+def _binary(valid: Tensor) -> Tensor:
+    """Zeros and ones as bool. Values are only looked at on a CPU: a GPU would have to wait for the answer."""
+    if valid.dtype == torch.bool:
+        return valid
+    looked_at = valid.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looked_at and ((valid != 0) & (valid != 1)).any():
+        raise BadInput("valid: has values between 0 and 1; resize masks by nearest neighbour and cut them at one "
+                       "half, so that each pixel is 0 (hole) or 1 (valid)")  # fmt: skip
+    return valid > 0.5
+
+
+def _check_map(features: Tensor, valid: Tensor) -> None:
+    batch, channels, *side = features.shape
+    if valid.ndim != 4 or valid.shape[0] not in (1, batch) or valid.shape[1] not in (1, channels) or (
+        list(valid.shape[2:]) != side):  # fmt: skip
+        raise BadInput(f"valid: shape {tuple(valid.shape)} does not fit features of shape {tuple(features.shape)}; "
+                       f"it must be {(batch, 1, *side)}")  # fmt: skip
+
+
+# The network (the paper's appendix)
+
+
+class Block(nn.Module):
+    """Convolution, batch norm, activation. ``slope``: of the activation below 0 (0: ReLU); None: no activation."""
+
+    def __init__(self, conv: nn.Module, slope: float | None, norm: bool = True):
+        super().__init__()
+        self.conv, self.slope = conv, slope
+        self.norm = nn.BatchNorm2d(conv.out_channels) if norm else nn.Identity()
+        nn.init.kaiming_normal_(conv.weight, a=1 if slope is None else slope)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Tensor | list[Tensor], valid: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
+        features, valid = self.conv(features, valid)
+        features = self.norm(features)
+        return features if self.slope is None else F.leaky_relu(features, self.slope), valid
+
+
+class UNet(nn.Module):
+    """Photos (B,3,H,W) in [0,1] and holes bool (B,1,H,W) -> predictions (B,3,H,W) about [0,1], not clamped.
+
+    H and W are multiples of 2^levels. 32.86 million weights at 512 px, of which the two 7x7 and 5x5 ends are few.
+
+    Inside, photos are (photo - mean) / deviation of ImageNet; what no valid pixel ever reached comes out as mean.
+    ``frozen_encoder_norm``: the encoder's batch norm uses its running statistics in training too (second stage).
+    """
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        s, levels = settings, settings.levels
+        widths = [3, *(s.width * min(2**i, 8) for i in range(levels))]
+
+        def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+            if s.conv == "plain":
+                return PlainConv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
+            return PartialConv2d(inputs, outputs, kernel, stride, kernel // 2, bias, s.scaling)
+
+        kernels = [7, 5, 5] + [3] * (levels - 3)
+        self.encoder = nn.ModuleList(
+            Block(conv(widths[i], widths[i + 1], kernels[i], stride=2), slope=0, norm=i > 0) for i in range(levels)
+        )
+        self.decoder = nn.ModuleList(
+            Block(conv(widths[i + 1] + widths[i], widths[i], 3, bias=i == 0), slope=0.2 if i else None, norm=i > 0)
+            for i in reversed(range(levels))
+        )
+        mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("deviation", deviation, persistent=False)
+        self.register_buffer("fill", mean if s.fill == "mean" else torch.full_like(mean, 0.5), persistent=False)
+        self.frozen_encoder_norm = False
+
+    def train(self, mode: bool = True) -> "UNet":
+        super().train(mode)
+        self.encoder.train(mode and not self.frozen_encoder_norm)
+        return self
+
+    def forward(self, photos: Tensor, hole: Tensor, fill: Tensor | None = None) -> Tensor:
+        """``fill``: what the hole holds, broadcast to the photos; None: the settings' colour."""
+        features = (torch.where(hole, self.fill if fill is None else fill, photos) - self.mean) / self.deviation
+        features, valid = features.contiguous(memory_format=torch.channels_last), ~hole
+        skips = []
+        for block in self.encoder:
+            skips.append((features, valid))
+            features, valid = block(features, valid)
+        for block in self.decoder:
+            skip, skip_valid = skips.pop()
+            features, valid = block([double(features), skip], [double(valid.byte()).bool(), skip_valid])
+        return features.float() * self.deviation + self.mean
+
+    @torch.no_grad()
+    def filling(self, hole: Tensor) -> list[Tensor]:
+        """How a hole closes: the valid maps bool (B,1,h,w) of the input and after each layer, encoder then decoder.
+
+        Only of partial convolutions; raises BadInput for plain ones, to which everything is valid.
+        """
+        if isinstance(self.encoder[0].conv, PlainConv2d):
+            raise BadInput("conv: plain convolutions do not update a mask; take a network with conv partial")
+        maps = [~hole]
+        for block in self.encoder:
+            maps.append(block.conv.coverage(maps[-1:], [1])[1])
+        for skip, block in zip(maps[-2::-1], self.decoder, strict=True):
+            maps.append(block.conv.coverage([double(maps[-1].byte()).bool(), skip], [1, 1])[1])
+        return maps
+
+
+def double(x: Tensor) -> Tensor:
+    """Twice the height and width, by nearest neighbour."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+# Training and use
+
+
+class PartialConvNet:
+    """The U-Net in training (:meth:`step`) and as an Inpainter (:meth:`inpaint`).
+
+    Args:
+        settings: the choices. ``seed``: of initialisation and training masks.
+        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; counts and losses are fp32 always.
+        acceleration: ``auto`` (``graph`` on a GPU), ``eager``, ``graph`` (the step as one CUDA graph) or
+            ``compile`` (compiled network and objective inside that graph: faster steps after minutes of compiling).
+        vgg: the network of the perceptual and style terms; None: `pretrained.vgg16`.
+        bank: training holes bool (n,1,size,size); None: ``settings.bank`` masks of `masks.irregular`, in all bins.
+
+    Raises:
+        BadInput: a value that will not do, or VGG's weights missing where a term needs them.
+    """
+
+    def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
+                 acceleration: str = "auto", vgg: nn.Sequential | None = None, bank: Tensor | None = None):  # fmt: skip
+        self.settings, self.seed, self.second_stage = settings, seed, False
+        self.device = choose_device(device) if isinstance(device, str) else device
+        gpu = self.device.type == "cuda"
+        if precision not in ("auto", "bf16", "fp32"):
+            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
+        if acceleration not in ("auto", "eager", "graph", "compile"):
+            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager, graph or compile")
+        if acceleration in ("graph", "compile") and not gpu:
+            raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
+        self.bf16, self.graphed = precision == "bf16" or (precision == "auto" and gpu), gpu and acceleration != "eager"
+        self.bank = self._mask_bank(bank).to(self.device)
+        with seeded(seed):
+            self.network = UNet(settings)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        self.adam = adam(self.network, settings.lr, (settings.beta1, settings.beta2), self.device)
+        self.features = None
+        if settings.perceptual or settings.style:
+            vgg = pretrained.vgg16(self.device) if vgg is None else vgg
+            self.features = losses.Features(vgg, scaling=settings.vgg_input).to(self.device)
+        self._network, self._objective = self.network, self.objective
+        if acceleration == "compile":
+            self._network, self._objective = torch.compile(self.network), torch.compile(self.objective)
+        if self.graphed:
+            torch.backends.cudnn.benchmark = True
+        self._update = GraphedUpdate(self.update) if self.graphed else self.update
+
+    def _mask_bank(self, bank: Tensor | None) -> Tensor:
+        s, bins = self.settings, masks.RATIO_BINS
+        if bank is None:
+            first = 10**6 + len(bins) * self.seed  # far from the seed of any test set
+            each = s.bank // len(bins)
+            return torch.cat([masks.irregular(each, s.size, first + i, bins[i]) for i in range(len(bins))])
+        if bank.dtype != torch.bool or bank.shape[1:] != (1, s.size, s.size) or not len(bank):
+            raise BadInput(f"bank: {bank.dtype} of shape {tuple(bank.shape)} will not do; it must be bool "
+                           f"(n, 1, {s.size}, {s.size}), True = hole")  # fmt: skip
+        _check_polarity(bank, "bank")
+        return bank
+
+    def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
+        """One update on uint8 photos (B,3,S,S); returns each term of the objective and ``total``, on the device."""
+        self._enter_stage(step * len(photos) >= self.settings.second_stage_kimg * 1000)
+        return self._update(photos=photos, holes=self.holes(len(photos), step))
+
+    def _enter_stage(self, second: bool) -> None:
+        """The lower rate and the frozen statistics of the second stage, or back; a captured graph holds both."""
+        if second == self.second_stage:
+            return
+        self.second_stage = self.network.frozen_encoder_norm = second
+        self.network.train()
+        for group in self.adam.param_groups:
+            group["lr"] = self.settings.second_lr if second else self.settings.lr
+        if self.graphed:
+            self._update = GraphedUpdate(self.update)
+
+    def holes(self, n: int, step: int) -> Tensor:
+        """The holes of a step, bool (n,1,S,S): masks of the bank, each mirrored and transposed at random."""
+        draw = generator(self.seed, step)
+        rows = torch.randint(len(self.bank), (n,), generator=draw).to(self.device)
+        left_right, up_down, turned = (torch.rand(3, n, 1, 1, 1, generator=draw) < 0.5).to(self.device)
+        holes = self.bank[rows]
+        holes = torch.where(left_right, holes.flip(-1), holes)
+        holes = torch.where(up_down, holes.flip(-2), holes)
+        return torch.where(turned, holes.mT, holes)
+
+    def update(self, photos: Tensor, holes: Tensor) -> dict[str, Tensor]:
+        """The whole training step as device work alone."""
+        truth = (photos.float() / 255).contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            output = self._network(truth, holes)
+        terms = self._objective(output, truth, holes)
+        total = sum(self.settings.weights[name] * term for name, term in terms.items())
+        self.adam.zero_grad(set_to_none=True)
+        total.backward()
+        self.adam.step()
+        return {name: term.detach() for name, term in (terms | {"total": total}).items()}
+
+    def objective(self, output: Tensor, truth: Tensor, hole: Tensor) -> dict[str, Tensor]:
+        """The terms of Eq. 7, unweighted, of predictions and photos (B,3,S,S) in [0,1]; none of weight 0.
+
+        VGG runs twice: on output and composite together, and without gradients on the truth.
+        """
+        s, terms = self.settings, {}
+        composite = torch.where(hole, output, truth)
+        if s.valid:
+            terms["valid"] = losses.valid_l1(output, truth, hole)
+        if s.hole:
+            terms["hole"] = losses.hole_l1(output, truth, hole)
+        if s.tv:
+            terms["tv"] = losses.total_variation(composite, hole)
+        if s.perceptual or s.style:
+            with self._autocast():
+                predicted = self.features(output, composite)
+                with torch.no_grad():
+                    (true,) = self.features(truth)
+            if s.perceptual:
+                terms["perceptual"] = sum(losses.perceptual(each, true) for each in predicted)
+            if s.style:
+                terms["style"] = sum(losses.style(each, true) for each in predicted)
+        return terms
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    @torch.no_grad()
+    def inpaint(self, photos: Tensor, mask: Tensor, fill: Tensor | None = None) -> Tensor:
+        """An Inpainter: photos (B,3,H,W) in [0,1], mask (B,1,H,W) True = hole -> the completed photos.
+
+        H and W may differ from the training size where they are multiples of the network's stride. ``fill``: what
+        the hole holds, broadcast to the photos, instead of the settings' colour; partial convolutions never see it.
+
+        Raises:
+            BadInput: a mask with greys, of another size or probably inverted; photos that the depth does not divide.
+        """
+        if mask.is_floating_point() and ((mask != 0) & (mask != 1)).any():
+            raise BadInput("mask: has greys; resize masks by nearest neighbour and cut them at one half (mask > 0.5), "
+                           "so that True is the hole")  # fmt: skip
+        masks.check(mask, photos)
+        _check_polarity(mask, "mask")
+        stride, (high, wide) = 2**self.settings.levels, photos.shape[-2:]
+        if high % stride or wide % stride:
+            raise BadInput(f"photos: {high}x{wide} px will not do; this network halves {self.settings.levels} times, so "
+                           f"both sides must be multiples of {stride} px, at least {stride}")  # fmt: skip
+        self.network.eval()
+        predicted = self.network(photos, mask, fill)
+        self.network.train()
+        return torch.where(mask, predicted.clamp(0, 1), photos)
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name).state_dict() for name in ("network", "adam")}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises BadInput where the state is of another architecture."""
+        try:
+            for name, part in state.items():
+                getattr(self, name).load_state_dict(part)
+        except (RuntimeError, ValueError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
+                           "with, or another run name") from error  # fmt: skip
+
+
+def _check_polarity(holes: Tensor, name: str) -> None:
+    """BadInput where the typical mask is nearly all hole."""
+    share = masks.hole_ratio(holes).median().item()
+    if share > MOSTLY_HOLE:
+        raise BadInput(f"{name}: {share:.0%} of it is hole; True must mark the hole, so invert it if True marks what is "
+                       f"known (holes above {MOSTLY_HOLE:.0%} are more than partial convolutions can fill)")  # fmt: skip

