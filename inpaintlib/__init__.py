@@ -12,14 +12,16 @@ Conventions that hold between all modules:
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # importing torch takes a second, which the command line and the sweep's processes save
+    from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("INPAINT_DATA", ROOT / "data"))
 RESULTS = Path(os.environ.get("INPAINT_RESULTS", ROOT / "results"))
 
-Inpainter = Callable[[Tensor, Tensor], Tensor]
+Inpainter = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 class BadInput(ValueError):

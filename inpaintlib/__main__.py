@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "fetch", fetch, "Get a dataset, the masks, or the pretrained networks; what is there is used in place."
     )
     sub.add_argument("name", nargs="?", help="a name from --list, or `pretrained`")
-    sub.add_argument("--from", dest="source", metavar="PATH", help="an archive or folder that you have already")
+    sub.add_argument("--source", metavar="PATH", help="an archive or folder that you have already")
     sub.add_argument("--list", action="store_true", help="what there is, and what is here")
 
     sub = command("prepare", prepare, "Decode a dataset once into a memory-mapped uint8 array.")
@@ -71,9 +71,9 @@ def fetch(options) -> None:
     from inpaintlib.data import datasets
 
     if options.list:
-        import pandas as pd
+        from tabulate import tabulate
 
-        print(pd.DataFrame(datasets.listing()).to_markdown(index=False))
+        print(tabulate(datasets.listing(), headers="keys", intfmt=",", missingval=""))
     elif options.name is None:
         raise BadInput("fetch: name a dataset (python -m inpaintlib fetch --list shows them), or pretrained")
     elif options.name == "pretrained":
@@ -88,7 +88,8 @@ def prepare(options) -> None:
     prepared = photos.prepare(
         options.dataset, options.size, options.resize, limit=options.limit, skip_bad=options.skip_bad
     )
-    print(prepared)
+    counts = ", ".join(f"{name} {prepared.meta[name]:,}" for name in ("train", "test", "duplicates", "small"))
+    print(f"{prepared.folder}: {counts}, unreadable {len(prepared.meta['bad']):,}")
 
 
 def sweep(options) -> int:

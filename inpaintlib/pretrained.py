@@ -69,7 +69,7 @@ def inception(device: str | torch.device = "cpu") -> "Inception":
 
     Raises BadInput when the weights can neither be found nor fetched.
     """
-    return Inception(_load("inception")).to(device)
+    return Inception(_load("inception")).to(device).eval().requires_grad_(False)
 
 
 def normalise(photos: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Inception(nn.Module):
         for block in network.modules():
             if isinstance(block, torchvision.models.inception.BasicConv2d):
                 block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
-        self.network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, photos: Tensor) -> Tensor:
         """Features (B, 2048), not negative."""
@@ -163,7 +163,7 @@ def _load(name: str) -> nn.Module:
         state = torch.load(path, weights_only=True, map_location="cpu")
         network = _without_weights(name)
         network.load_state_dict(state, assign=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, AttributeError, TypeError) as error:
+    except Exception as error:
         raise BadInput(
             f"{path} does not hold the weights of {name}: delete it, then run `python -m inpaintlib fetch pretrained`."
         ) from error

@@ -285,6 +285,18 @@ def test_a_run_that_another_live_process_holds_is_refused(notebook, other_proces
     assert Run.start(notebook, namespace()).status() == "running"
 
 
+def test_a_process_that_ends_gives_up_its_run_but_not_anothers(notebook, other_process):
+    run = Run.start(notebook, namespace())
+    held = run._lock.read_text()
+    created = psutil.Process(other_process.pid).create_time()
+    run._lock.write_text(json.dumps({**json.loads(held), "pid": other_process.pid, "created": created}))
+    run._leave()
+    assert run.status() == "running"
+    run._lock.write_text(held)
+    run._leave()
+    assert run.status() == "unfinished"
+
+
 def test_a_lock_gone_silent_or_of_a_reused_process_id_is_stale(notebook):
     run = Run.start(notebook, namespace())
     run._stop.set()

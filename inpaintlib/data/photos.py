@@ -48,10 +48,10 @@ class Photos:
     def __len__(self) -> int:
         return len(self.array)
 
-    def first(self, n: int = 0) -> tuple[Tensor, list[str]]:
-        """The first n photos (0: all), uint8 (n, 3, S, S) and their own memory, with their ids."""
-        n = n or len(self)
-        return torch.from_numpy(np.array(self.array[:n])), self.ids[:n]
+    def spread(self, n: int = 0) -> tuple[Tensor, list[str]]:
+        """n photos (0: all) evenly spaced over the whole, uint8 (n, 3, S, S) in memory of their own, and their ids."""
+        rows = np.linspace(0, len(self) - 1, min(n or len(self), len(self))).round().astype(int)
+        return torch.from_numpy(self.array[rows]), [self.ids[row] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ def _build(
 def _bad_photos(source: Path, bad: dict[str, str]) -> BadInput:
     named = "; ".join(f"{id} ({why})" for id, why in list(bad.items())[:5]) + ("; ..." if len(bad) > 5 else "")
     count = "1 photo" if len(bad) == 1 else f"{len(bad)} photos"
-    return BadInput(f"{count} of {source} cannot be read: {named}: mend or remove them, or leave them out (skip_bad).")
+    return BadInput(
+        f"{count} of {source} cannot be read: {named}: mend or remove them, or leave them out (--skip-bad)."
+    )
 
 
 def _splits(pool: ThreadPoolExecutor, source: Path, dataset: str, workers: int) -> dict[str, list[str]]:

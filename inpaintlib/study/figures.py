@@ -122,6 +122,18 @@ def intervals(
     return ax
 
 
+def panels(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable = str) -> plt.Figure:
+    """:func:`intervals` of several metrics (name -> label) side by side, those that the table has."""
+    metrics = {metric: label for metric, label in metrics.items() if metric in set(table["metric"])}
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.1 * len(metrics), 3.2), squeeze=False)
+    for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
+        intervals(table, metric, by, name=name, ax=ax)
+        ax.set(title=label, ylabel="")
+        ax.tick_params(axis="x", rotation=40)
+        plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    return figure
+
+
 def tradeoff(
     points: pd.DataFrame, x: str, y: str, by: str, *, name: Callable = str, xlabel: str = "", ylabel: str = ""
 ) -> plt.Figure:
@@ -175,10 +187,49 @@ def gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 250, hold
     return path
 
 
+def frames(run_folder: Path) -> list[Path]:
+    """The frames that training left, in order; each stem is its kimg."""
+    return sorted((run_folder / "frames").glob("*.png"))
+
+
 def evolution(run_folder: Path, path: Path, zoom: int = 1, columns: int = 6) -> Path:
-    """The GIF of one training: its frames (``frames/<kimg>.png``), the truth below."""
-    truth, frames = split_strip(run_folder / "truth.png")[:columns], []
-    for file in sorted((run_folder / "frames").glob("*.png")):
-        rows = [np.concatenate(split_strip(file)[:columns], 1), np.concatenate(truth, 1)]
-        frames.append(caption(np.concatenate(rows), f"{float(file.stem):g} kimg; below: truth", zoom))
-    return gif(frames, path)
+    """The GIF of one training: its frames, the truth below."""
+    return evolution_of({"": run_folder}, path, zoom, columns)
+
+
+def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int = 6) -> Path:
+    """The GIF of several trainings side by side in rows: their frames at equal kimg, the truth below."""
+    last = next(iter(runs.values()))
+    truth = np.concatenate(split_strip(last / "truth.png")[:columns], 1)
+    common = set.intersection(*({file.name for file in frames(folder)} for folder in runs.values()))
+    pictures = []
+    for name in sorted(common):
+        kimg = f"{float(Path(name).stem):g} kimg"
+        rows = {
+            label: np.concatenate(split_strip(folder / "frames" / name)[:columns], 1) for label, folder in runs.items()
+        }
+        stack = [caption(row, f"{label}, {kimg}" if label else kimg, zoom) for label, row in rows.items()]
+        pictures.append(stacked([*stack, caption(truth, "truth", zoom)]))
+    return gif(pictures, path, 400)
+
+
+def walk(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 6) -> Path:
+    """The GIF that steps through arms: the last frame of each, the truth below."""
+    truth = np.concatenate(split_strip(next(iter(runs.values())) / "truth.png")[:columns], 1)
+    fills = {label: np.concatenate(split_strip(frames(folder)[-1])[:columns], 1) for label, folder in runs.items()}
+    return gif(
+        [stacked([caption(row, label, zoom), caption(truth, "truth", zoom)]) for label, row in fills.items()],
+        path,
+        1100,
+        1,
+    )
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one width below each other."""
+    canvas = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas

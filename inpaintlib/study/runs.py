@@ -283,8 +283,12 @@ class Run:
         (self.folder / "error.txt").unlink(missing_ok=True)
         write_json(self.folder / "params.json", parameters)
         write_json(self.folder / "env.json", {"notebook": notebook.name, **environment()})
-        atexit.register(self.release)
+        atexit.register(self._leave)
         threading.Thread(target=self._beat, daemon=True).start()
+
+    def _leave(self) -> None:
+        if self._holder().get("pid") == os.getpid():
+            self.release()
 
     def _refuse_other(self, notebook: Path, parameters: dict[str, Scalar]) -> None:
         there = self.parameters
@@ -328,7 +332,7 @@ class Run:
             return fresh
         try:
             process = psutil.Process(holder["pid"])
-            return process.create_time() == holder["created"] and process.status() != psutil.STATUS_ZOMBIE
+            return process.create_time() == holder["created"] and alive(process)
         except psutil.Error:
             return False
 
@@ -375,6 +379,13 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether the process runs, and is not just an entry that its parent has not collected."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def show(value: Scalar) -> str:

@@ -100,7 +100,7 @@ def load(study: str | Path) -> Sweep:
             known = [file.stem for file in folder.glob("*.yaml")]
             raise BadInput(f"there is no sweep named {str(study)!r}{did_you_mean(str(study), known)}.")
     try:
-        content = yaml.load(path.read_text(), Loader=_Loader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise BadInput(f"there is no sweep file {path}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -132,7 +132,6 @@ def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | Non
     _check(sweep, "parameters", sweep.parameters)
     _check(sweep, f"{where}.parameters", chosen.parameters)
     _check(sweep, "the overrides", overrides)
-    swept = list(dict.fromkeys([name for grid in chosen.runs for name in grid] + list(overrides)))
     planned = {}
     for i, grid in enumerate(chosen.runs):
         for values in itertools.product(*grid.values()):
@@ -142,7 +141,7 @@ def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | Non
             parameters = {n: v for n, v in runs.check(sweep.notebook, given).items() if n not in runs.ADDRESS}
             key = runs.digest(sweep.notebook, parameters)
             if key not in planned:
-                name = runs.name_run(sweep.study, sweep.notebook, parameters, swept)
+                name = runs.name_run(sweep.study, sweep.notebook, parameters, {**point, **overrides})
                 planned[key] = Planned(sweep.study, name, parameters)
     return list(planned.values())
 
@@ -337,7 +336,9 @@ def _kill_kernel(mark: str) -> None:
     for process in marked:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(marked, timeout=5.0)
+    end = time.monotonic() + 5.0
+    while any(map(runs.alive, marked)) and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -55,14 +55,30 @@ class Results:
         """(seeds, photos) of one column of per_image.csv."""
         return np.array([pd.read_csv(folder / "per_image.csv")[metric] for folder in self.folders(**wanted)])
 
-    def difference(self, metric: str, a: dict, b: dict) -> statistics.Paired | None:
-        """Arm a minus arm b on the same photos and seeds, or None where one is missing or their test photos differ."""
+    def difference(self, metric: str, a: dict, b: dict, same_pixels: bool = True) -> statistics.Paired | None:
+        """Arm a minus arm b on the same photos and seeds, or None where one is missing or their TestSets differ.
+
+        ``same_pixels=False`` compares TestSets that differ in pixels, photo by photo, as long as there are as many.
+        """
         first, second = self.where(**a), self.where(**b)
         seeds = sorted(set(first["seed"]) & set(second["seed"])) if len(first) and len(second) else []
-        if not seeds or len({*first["test_set"], *second["test_set"]}) != 1:
+        sets = {*first["test_set"], *second["test_set"]} if seeds else set()
+        counts = {*first["n_photos"], *second["n_photos"]} if seeds else set()
+        if len(counts) != 1 or (same_pixels and len(sets) != 1):
             return None
         rows = [self.per_image(metric, **arm)[frame["seed"].isin(seeds)] for arm, frame in ((a, first), (b, second))]
-        return statistics.paired(*rows)
+        whole = np.isfinite(rows[0]).all(0) & np.isfinite(rows[1]).all(0)  # a flat truth has no sharpness
+        return statistics.paired(rows[0][:, whole], rows[1][:, whole])
+
+    def against(self, base: dict, arms: dict[str, dict], metrics: Sequence[str]) -> pd.DataFrame:
+        """Each arm minus the base, two columns a metric: "difference [interval]" and Holm's p-value."""
+        rows = {}
+        for metric in metrics:
+            found = [self.difference(metric, arm, base) for arm in arms.values()]
+            rows[metric] = ["" if d is None else cell(d.difference, d.low, d.high, 3) for d in found]
+            p = statistics.holm([np.nan if d is None else d.p_value for d in found])
+            rows[f"{metric}: p"] = ["" if np.isnan(value) else f"{value:.3f}" for value in p]
+        return pd.DataFrame(rows, index=list(arms))
 
     def tidy(self, by: Sequence[str]) -> pd.DataFrame:
         """The table's rows: for each value of ``by`` and each metric its mean over seeds and a 95 % interval.
