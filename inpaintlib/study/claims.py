@@ -119,7 +119,7 @@ def trend(metric: str, by: str, sign: int, **wanted) -> Callable[[Results], Outc
         if wide.shape[0] == 0 or wide.shape[1] < 3:
             return Outcome()
         found = statistics.spearman_trend(np.arange(wide.shape[1]), wide.to_numpy())
-        return judge(found.rho, found.low, found.high, found.n_seeds, sign)
+        return judge(found.rho, max(found.low, -1.0), min(found.high, 1.0), found.n_seeds, sign)
 
     return test
 
@@ -223,9 +223,12 @@ def table(results: Results) -> pd.DataFrame:
 def write(results: Results) -> pd.DataFrame:
     """Puts the study's claims into claims.csv and claims.md; returns the rows of this preset.
 
-    A verdict from a larger preset is not replaced by one from a smaller, nor any verdict by ``not tested``.
+    A verdict from a larger preset is not replaced by one from a smaller, nor any verdict by ``not tested``. The preset
+    ``smoke`` shows that all runs, not what is true: its verdicts are returned and not written.
     """
     new, path = table(results), inpaintlib.RESULTS / "claims.csv"
+    if results.preset == "smoke":
+        return new
     rows = new
     if path.exists():
         old = pd.read_csv(path)
@@ -247,13 +250,15 @@ def markdown(rows: pd.DataFrame) -> str:
     """claims.csv for reading."""
     shown = pd.DataFrame({
         "id": rows["id"], "claim": rows["statement"] + " (" + rows["source"] + ")", "metric": rows["metric"],
-        "published": [_signed(value) for value in rows["published"]],
-        "ours [95 % interval]": [f"{_signed(r.ours)} [{_signed(r.ci_low)}, {_signed(r.ci_high)}]" if r.n_seeds > 1
-                                 else _signed(r.ours) for r in rows.itertuples()],
+        "published": [_number(r.published, r.id) for r in rows.itertuples()],
+        "ours [95 % interval]": [
+            f"{_number(r.ours, r.id)} [{_number(r.ci_low, r.id)}, {_number(r.ci_high, r.id)}]" if r.n_seeds > 1
+            else _number(r.ours, r.id) for r in rows.itertuples()],
         "seeds": rows["n_seeds"], "photos": rows["n_photos"], "dataset": rows["dataset"], "verdict": rows["verdict"],
     })  # fmt: skip
     return shown.to_markdown(index=False, disable_numparse=True)
 
 
-def _signed(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:+.3g}"
+def _number(value: float, claim: str) -> str:
+    """Differences carry a sign, figures of a table (T1) do not."""
+    return "" if math.isnan(value) else f"{value:.4g}" if claim.startswith("T") else f"{value:+.3g}"

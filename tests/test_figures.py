@@ -1,0 +1,69 @@
+"""Figures and GIFs show what they were given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from inpaintlib.study import figures
+from inpaintlib.training import strip
+
+
+def test_a_strip_comes_apart_into_the_photos_it_was_made_of(tmp_path):
+    photos = torch.randint(0, 256, (5, 3, 16, 16)).float() / 255
+    strip(photos).save(tmp_path / "strip.png")
+    for photo, given in zip(figures.split_strip(tmp_path / "strip.png"), figures.arrays(photos), strict=True):
+        assert np.array_equal(photo, given)
+
+
+def test_curves_are_means_over_seeds_with_their_range():
+    runs = [
+        pd.DataFrame({"kimg": [0, 1, 2], "psnr": [1.0, np.nan, 3.0]}),
+        pd.DataFrame({"kimg": [0, 1, 2], "psnr": [2.0, 5.0, 5.0]}),
+    ]
+    axes = figures.curves({"arm": runs}, "psnr")
+    assert axes.lines[0].get_xydata().tolist() == [[0, 1.5], [2, 4.0]]
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == (1.0, 5.0)
+
+
+def test_intervals_are_drawn_where_the_table_says():
+    table = pd.DataFrame({"metric": ["m", "m", "other"], "ratio": [1.0, np.inf, 1.0], "value": [2.0, 3.0, 9.0],
+                          "ci_low": [1.5, np.nan, 9], "ci_high": [2.25, np.nan, 9]})  # fmt: skip
+    axes = figures.intervals(table, "m", "ratio", name=figures.ratio_label)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["×1", "reconstruction only"]
+    segments = axes.collections[0].get_segments()
+    assert [segment[:, 1].tolist() for segment in segments] == [[1.5, 2.25], [3.0, 3.0]]
+
+
+@pytest.mark.parametrize(("ratio", "label"), [(0, "adversarial only"), (500, "×500"), (np.inf, "reconstruction only")])
+def test_ratio_labels(ratio, label):
+    assert figures.ratio_label(ratio) == label
+
+
+def test_gifs_hold_every_frame_in_order_and_rest_on_the_last(tmp_path):
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "green", "blue")]
+    figures.gif(frames, tmp_path / "walk.gif", milliseconds=100, hold=5)
+    with Image.open(tmp_path / "walk.gif") as picture:
+        assert picture.n_frames == 3
+        seen, durations = [], []
+        for i in range(3):
+            picture.seek(i)
+            durations.append(picture.info["duration"])
+            seen.append(picture.convert("RGB").getpixel((5, 5)))
+    assert durations == [100, 100, 500]
+    for (r, g, b), colour in zip(seen, ((255, 0, 0), (0, 128, 0), (0, 0, 255)), strict=True):
+        assert max(abs(r - colour[0]), abs(g - colour[1]), abs(b - colour[2])) < 40
+
+
+def test_the_evolution_shows_only_the_lengths_that_all_runs_have(tmp_path):
+    for name, kimgs in (("a", ("000.000", "001.000", "002.000")), ("b", ("000.000", "002.000"))):
+        folder = tmp_path / name
+        (folder / "frames").mkdir(parents=True)
+        for file in (*(folder / "frames" / f"{kimg}.png" for kimg in kimgs), folder / "truth.png"):
+            strip(torch.rand(7, 3, 16, 16)).save(file)
+    figures.evolution_of({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "both.gif")
+    with Image.open(tmp_path / "both.gif") as picture:
+        assert picture.n_frames == 2
+        assert picture.size == (6 * 16, 3 * (16 + 18))

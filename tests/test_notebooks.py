@@ -1,0 +1,108 @@
+"""Every notebook, executed by papermill at the preset ``smoke``, and what the chain leaves behind."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+import pandas as pd
+import pytest
+
+from inpaintlib import ROOT
+from inpaintlib.files import read_json
+from inpaintlib.methods import context_encoder
+from inpaintlib.study import runs, sweep
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SWEEPS = sorted(path.stem for path in (ROOT / "notebooks" / "sweeps").glob("*.yaml"))
+pytestmark = pytest.mark.notebooks
+
+
+def run(arguments, results):
+    environment = os.environ | {"INPAINT_RESULTS": str(results), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT / "notebooks", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """All sweeps and reports at smoke."""
+    folder = tmp_path_factory.mktemp("results")
+    for study in SWEEPS:
+        run(["-m", "inpaintlib", "sweep", study, "--preset", "smoke", "--workers", "2"], folder)
+        run(["-m", "inpaintlib", "report", study, "--preset", "smoke"], folder)
+    return folder
+
+
+def test_the_overview_runs(tmp_path):
+    parameters = {"test_photos": "8", "networks": "none", "size": "64"}
+    pairs = [word for name, value in parameters.items() for word in ("-p", name, value)]
+    run(
+        ["-m", "papermill", "00_photos_masks_metrics.ipynb", str(tmp_path / "00.ipynb"), "-k", "python3", *pairs],
+        tmp_path,
+    )
+    text = (tmp_path / "00.ipynb").read_text()
+    assert "6.0206" in text  # the hole's quarter, photo by photo
+
+
+@pytest.mark.parametrize("study", SWEEPS)
+def test_every_planned_run_is_done_and_the_report_has_its_files(results, study):
+    folder = results / study
+    for item in sweep.plan(study, "smoke"):
+        left = {path.name for path in (folder / "runs" / item.run_id).iterdir()}
+        assert left >= {"params.json", "env.json", "metrics.json", "per_image.csv", "history.csv", "notebook.ipynb"}
+        assert "checkpoint.pt" not in left
+    table = pd.read_csv(folder / "table.csv")
+    assert {"dataset", "metric", "value", "ci_low", "ci_high", "n_seeds", "n_photos", "test_set", "preset"} <= set(
+        table
+    )
+    assert {path.suffix for path in (folder / "figures" / "smoke").iterdir()} == {".png", ".gif"}
+
+
+def test_context_encoder_metrics(results):
+    planned = sweep.plan("context_encoder_ratios", "smoke")
+    metrics = [read_json(results / "context_encoder_ratios" / "runs" / p.run_id / "metrics.json") for p in planned]
+    names = {"psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "ssim", "ssim_hole", "l1", "l1_hole", "sharpness",
+             "seam", "images_per_second", "seconds", "peak_memory_gb", "test_set", "n_photos", "status"}  # fmt: skip
+    assert all(names <= set(m) for m in metrics)
+    assert len({m["test_set"] for m in metrics}) == 1
+    assert len({m["psnr_hole"] for m in metrics}) == len(metrics)  # no two runs are the same run
+
+
+def test_a_second_sweep_does_nothing(results):
+    folder = results / "context_encoder_ratios" / "runs"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    done = run(["-m", "inpaintlib", "sweep", "context_encoder_ratios", "--preset", "smoke"], results)
+    assert "8 of 8 runs were done before" in done.stdout + done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+
+
+def test_parameters_of_notebook_10_are_the_settings_of_the_method():
+    declared = runs.notebook_parameters(ROOT / "notebooks" / "10_context_encoder.ipynb")
+    for field in fields(context_encoder.Settings):
+        assert declared[field.name].type is type(field.default), field.name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name[:2])
+def test_notebooks_are_committed_whole(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert any("parameters" in cell["metadata"].get("tags", []) for cell in code)
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert all(len("".join(cell["source"]).splitlines()) <= 25 for cell in code if "tags" not in cell["metadata"])
+    assert outputs, "notebooks are committed with their outputs"
+    assert not re.search(r"/(home|root|work|Users)/", json.dumps(outputs)), "an output names a folder of one machine"
+
+
+@pytest.mark.parametrize("study", SWEEPS)
+def test_every_preset_of_every_sweep_is_valid(study):
+    for preset in sweep.load(study).presets:
+        planned = sweep.plan(study, preset)
+        assert len({p.run_id for p in planned}) == len(planned)
+        assert {p.parameters["preset"] for p in planned} == {preset}
