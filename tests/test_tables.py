@@ -28,8 +28,16 @@ def study(tmp_path, monkeypatch):
         given = {"arm": arm, "ratio": ratio, "seed": seed, "preset": preset, "dataset": dataset}
         write_json(folder / "params.json", given)
         psnr = np.broadcast_to(psnr, PHOTOS)
-        pd.DataFrame({"psnr_hole": psnr, "sharpness": np.arange(PHOTOS)}).to_csv(folder / "per_image.csv", index=False)
-        mean = {"psnr_hole": psnr.mean(), "psnr_hole_pooled": psnr.mean() - 1, "n_photos": PHOTOS, "test_set": test_set}
+        per_image = {"psnr_hole": psnr, "sharpness": np.arange(PHOTOS), "ssim_hole": 0.5, "seam_inner": 0.1}
+        pd.DataFrame(per_image).to_csv(folder / "per_image.csv", index=False)
+        (folder / "history.csv").write_text("kimg,test_psnr_hole_pooled\n1,2.0\n")
+        mean = {
+            "sharpness": 0.5,
+            "psnr_hole": psnr.mean(),
+            "psnr_hole_pooled": psnr.mean() - 1,
+            "n_photos": PHOTOS,
+            "test_set": test_set,
+        }
         write_json(folder / "metrics.json", mean | metrics | {"status": "done"})
 
     return add
@@ -135,16 +143,14 @@ def test_equality_needs_the_whole_interval_inside_its_margin(study, shifts, verd
 def test_every_claim_of_a_study_with_one_arm_is_judged_or_says_that_it_is_not(study, tmp_path):
     for seed in (0, 1, 2):
         for value, psnr in ((1.0, 10), (1000.0, 12), (math.inf, 12.5)):
-            study(seed, psnr + 0.01 * seed * value**0 + seed, ratio=value, sharpness=1 / (1 + psnr), ssim_hole=0.5)
+            study(seed, psnr + 1.01 * seed, ratio=value, sharpness=1 / psnr)
             folder = tmp_path / STUDY / "runs" / f"ratio-{value}-{seed}-quick"
             pd.DataFrame({"kimg": [1, 2, 3], "test_psnr_hole_pooled": [1.0, 3.0, 2.5 + 0.01 * seed]}).to_csv(
                 folder / "history.csv", index=False
             )
-            frame = pd.read_csv(folder / "per_image.csv").assign(ssim_hole=0.5, seam_inner=0.1)
-            frame.to_csv(folder / "per_image.csv", index=False)
     rows = claims.write(Results(STUDY, "quick")).set_index("id")
     assert rows.loc["HA1a", ["ours", "verdict"]].tolist() == [pytest.approx(2.0), "reproduced"]
-    assert rows.loc["HA1b", ["ours", "verdict"]].tolist() == [1.0, "reproduced"]
+    assert rows.loc["HA1b", ["ours", "verdict"]].tolist() == [pytest.approx(1.0), "reproduced"]
     assert rows.loc["HA1c", "verdict"] == "reproduced"
     assert rows.loc["HA5", ["ours", "verdict"]].tolist() == [pytest.approx(0.49), "reproduced"]
     assert rows.loc["HA6", ["ours", "verdict"]].tolist() == [pytest.approx(1.0), "reproduced"]
@@ -156,7 +162,7 @@ def test_every_claim_of_a_study_with_one_arm_is_judged_or_says_that_it_is_not(st
 def test_a_figure_is_judged_on_its_own_photos_only(study):
     for seed, pooled in enumerate((11.5, 11.6, 11.7)):
         study(seed, pooled + 1, ratio=1.0, dataset="tiny_imagenet")
-        study(seed, pooled + 4, ratio=100.0, dataset="tiny_imagenet")
+        study(seed, pooled + 6, ratio=100.0, dataset="tiny_imagenet")
     results = Results(STUDY, "quick")
     verdicts = {c.id: c.test(results).verdict for c in claims.CONTEXT_ENCODER if c.id.startswith("T1")}
     assert verdicts == {"T1-x1": "reproduced", "T1-x100": "not reproduced", "T1-x1000": "not tested"}
@@ -167,9 +173,6 @@ def test_larger_presets_keep_their_verdicts_and_smoke_writes_none(study, tmp_pat
         for seed in (0, 1):
             study(seed, 12 + 0.1 * seed, preset=preset)
             study(seed, 12 - gap + 0.11 * seed, ratio=1.0, preset=preset)
-            for value in (1.0, 1000.0):
-                history = tmp_path / STUDY / "runs" / f"ratio-{value}-{seed}-{preset}" / "history.csv"
-                history.write_text("kimg,test_psnr_hole_pooled\n1,2.0\n")
     claims.write(Results(STUDY, "smoke"))
     assert not (tmp_path / "claims.csv").exists()
     for preset in ("quick", "full", "quick"):
