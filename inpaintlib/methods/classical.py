@@ -47,7 +47,9 @@ def _opencv(photos: Tensor, mask: Tensor, radius: float, method: int) -> Tensor:
 
 
 def _opencv_fill(photo: np.ndarray, hole: np.ndarray, radius: float, method: int) -> np.ndarray:
-    return cv2.inpaint(np.round(photo * 255).astype(np.uint8), hole.astype(np.uint8), radius, method) / 255
+    """OpenCV lets some of the hole's content into its fill, so the hole is given the mean known colour first."""
+    blanked = np.where(hole[..., None], photo[~hole].mean(0), photo)
+    return cv2.inpaint(np.round(blanked * 255).astype(np.uint8), hole.astype(np.uint8), radius, method) / 255
 
 
 def _each(fill: Callable[[np.ndarray, np.ndarray], np.ndarray], photos: Tensor, mask: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class Settings:
     optimiser: str = "adam"  # gd | nesterov | adam | lbfgs
     lr: float = 0.01  # rate; lbfgs: of its first step
     momentum: float = 0.9  # of nesterov
-    iterations: int = 1500  # evaluations with a gradient, the last excluded; a step that lbfgs takes back is one too
+    iterations: int = 1500  # steps, a gradient each; one that lbfgs takes back counts too
     clip: bool = True  # keep z in [-1, 1]
     stop: str = "none"  # a row rests once its gradient is small: blog (max_j |g_j|) | l1 (sum_j |g_j|) | none
     tolerance: float = 1e-4  # of the stopping rule
@@ -100,10 +100,10 @@ PORTS = {
     "KrnTneja": replace(_NAG, context="l2", window=25, lambda_prior=0.003, optimiser="adam", lr=1e-3, clip=False),
     "catalinlup": replace(PAPER, reduction="mean", signed=False, lr=0.3, iterations=1000, clip=False),
 }
-"""Who searched how. What a field cannot say: moodoki's W is inverted by mistake (conv(M) for conv(1 - M)) and its z
-starts from N(0, 1), as do ChengBinJin's and KrnTneja's; ChengBinJin lowers the rate by 5 % every 100 iterations and
-keeps batch norm in train mode; KrnTneja's photos are grey, of 96 px and no fixed range, its |N| has no centre and its
-Adam the usual 1e-3; catalinlup means to clip, but its clamp is not in place; the paper does not state its rate."""
+"""Who searched how. What a field cannot say: moodoki's W is inverted by mistake (conv(M) for conv(1 - M)); its z, like
+ChengBinJin's and KrnTneja's, starts from N(0, 1), catalinlup's from U(0, 1); ChengBinJin lowers the rate by 5 % every
+100 iterations and keeps batch norm in train mode; KrnTneja's photos are grey, of 96 px and no fixed range, its |N| has
+no centre and wraps around; catalinlup means to clip, but its clamp is not in place; the paper states no rate."""
 
 
 # Objective
@@ -164,7 +164,8 @@ def prior_loss(logits: Tensor, kind: str = "saturating") -> Tensor:
 def lambda_table(size: int = 64) -> pd.DataFrame:
     """The λ of each of :data:`PORTS`, as published and as it must be under other conventions for the same minimum.
 
-    ``sum`` and ``mean`` are for photos in [-1,1]; ``mean [0,1]`` is the blog's. L1 and L2 are not comparable.
+    ``sum`` and ``mean`` compare photos in [-1,1], ``sum [0,1]`` and ``mean [0,1]`` (the blog's) in [0,1]. Between L1
+    and L2 there is no conversion.
     """
     rows = []
     for name, port in PORTS.items():
@@ -289,7 +290,7 @@ class LatentSearch:
 
     Args:
         gan: a trained DCGAN. ``settings``: the choices. ``seed``: of the starts.
-        rows: latents searched at once, photos times starts (memory: about 4 MB each at 64 px and width 64).
+        rows: latents searched at once, photos times starts (memory: some 3 MB each at 64 px and width 64).
         precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``, of the iterations; losses that decide
             between starts, and fills, are fp32.
         acceleration: ``auto`` (``graph`` on a GPU), ``eager`` or ``graph`` (an iteration as one CUDA graph).
@@ -317,12 +318,8 @@ class LatentSearch:
         """Losses (B*K,) of latents (B*K,L), K in a row for each of photos (B,3,S,S); weights (B,1,S,S) as above."""
         s, (b, channels, height, width) = self.settings, photos.shape
         generated = self.generate(z)
-        context = context_loss(
-            generated.to(photos.dtype).view(b, -1, channels, height, width),
-            photos[:, None],
-            weights[:, None],
-            s.context,
-        )
+        candidates = generated.to(photos.dtype).view(b, -1, channels, height, width)
+        context = context_loss(candidates, photos[:, None], weights[:, None], s.context)
         losses = {"context": context.flatten()}
         if s.lambda_prior:
             logits = self.discriminator(generated * 2 - 1).flatten().to(photos.dtype)
@@ -353,6 +350,8 @@ class LatentSearch:
         if photos.shape[1:] != (3, size, size):
             raise BadInput(f"photos: have shape {tuple(photos.shape)}, but this GAN was trained for (B, 3, {size}, "
                            f"{size}); resize them, or train one of their size")  # fmt: skip
+        if not torch.where(mask, 0, photos).isfinite().all():
+            raise BadInput("photos: have known pixels that are not finite; give numbers from 0 to 1")
         several = max(1, self.rows // max(self.settings.starts, self.settings.coarse_starts))
         parts = [
             self._search(*(t.to(self.device) for t in part), records, path)
@@ -373,6 +372,7 @@ class LatentSearch:
             z = cheap.best.view(b, s.coarse_starts, -1)[torch.arange(b, device=z.device)[:, None], best].flatten(0, 1)
         descent = _Descent(self, z, y, w, path)
         descent.run(s.iterations, records)
+        (cheap if s.coarse_starts and s.coarse_iterations >= 10 else descent).check()
         losses = descent.best_loss.view(b, -1)
         loss, k = losses.min(1)
         row = torch.arange(b, device=z.device) * s.starts + k
@@ -398,7 +398,7 @@ class _Descent:
         self.optimiser = LBFGS(self.z.detach(), s.lr) if s.optimiser == "lbfgs" else Elementwise(self.z, s)
 
     def run(self, iterations: int, records: int) -> None:
-        """So many iterations, then one evaluation; BadInput where every start of a photo is lost.
+        """So many iterations, then one evaluation.
 
         ``at`` and ``kept`` then hold the recorded iterations and what was there; rows that rest repeat themselves.
         """
@@ -418,8 +418,6 @@ class _Descent:
             self.best_loss.copy_(self.objective(self.best)["total"])
         self._remember(last["total"])
         self.kept += [last | {"z": self.z.detach()}] * (len(self.at) - len(self.kept))
-        if iterations >= 10:
-            self._check(iterations)
 
     def iterate(self) -> dict[str, Tensor]:
         """One iteration as device work alone; returns the losses (N,) where it began."""
@@ -453,13 +451,14 @@ class _Descent:
         norm = size.amax(1, keepdim=True) if self.settings.stop == "blog" else size.sum(1, keepdim=True)
         return norm < self.settings.tolerance
 
-    def _check(self, iterations: int) -> None:
-        first, last = self.kept[0]["total"], self.kept[-1]["total"]
-        worse = (last > first) & (self.best_loss >= first)  # not one iterate was better than the start
-        lost = (~last.isfinite() | worse).view(self.photos, -1).all(1)
-        if lost.any():
-            raise BadInput(f"lr: at {self.settings.lr!r} the search diverged (the loss of photo {int(lost.nonzero()[0, 0])}"
-                           f" did not fall in {iterations} iterations); choose a lower rate, or clip=True")  # fmt: skip
+    def check(self) -> None:
+        """BadInput where, in 10 iterations or more, every start of a photo only rose, or ended in no number."""
+        first, last, iterations = self.kept[0]["total"], self.kept[-1]["total"], self.at[-1]
+        lost = ~last.isfinite() | ((last > first) & (self.best_loss >= first))
+        lost = int(lost.view(self.photos, -1).all(1).sum()) if iterations >= 10 else 0
+        if lost:
+            raise BadInput(f"lr: at {self.settings.lr!r} the search diverged (no loss of {lost} photos fell in "
+                           f"{iterations} iterations); choose a lower rate, or clip=True")  # fmt: skip
 
 
 def folded(layers: nn.Sequential) -> nn.Sequential:

@@ -38,11 +38,11 @@ class Settings:
     conv: str = "partial"  # partial | plain: the paper's baseline "Conv", the same network with ordinary convolutions
     fill: str = "mean"  # mean (ImageNet's colour) | grey (127.5): what the hole holds; only plain convolutions see it
     scaling: bool = True  # the factor sum(1)/sum(M) of Eq. 1; False: hypothesis A-6
-    valid: float = 1.0  # weight of L_valid
-    hole: float = 6.0  # weight of L_hole
-    perceptual: float = 0.05  # weight of L_perceptual, output and composite
-    style: float = 120.0  # weight of L_style, output and composite
-    tv: float = 0.1  # weight of L_tv
+    valid_weight: float = 1.0  # of L_valid
+    hole_weight: float = 6.0  # of L_hole
+    perceptual_weight: float = 0.05  # of L_perceptual, output and composite
+    style_weight: float = 120.0  # of L_style, output and composite
+    tv_weight: float = 0.1  # of L_tv
     vgg_input: str = "imagenet"  # imagenet | unit ([0, 1]) | symmetric ([-1, 1]); the authors said each of them once
     lr: float = 2e-4
     second_stage_kimg: float = math.inf  # thousands of photos before the second stage; inf: no second stage
@@ -63,9 +63,9 @@ class Settings:
         require(self.conv in ("partial", "plain"), "conv", "partial or plain")
         require(self.fill in ("mean", "grey"), "fill", "mean or grey")
         require(self.vgg_input in losses.SCALINGS, "vgg_input", f"one of {', '.join(losses.SCALINGS)}")
-        for name in ("valid", "hole", "perceptual", "style", "tv"):
-            require(0 <= getattr(self, name) < math.inf, name, "a weight of at least 0")
-        require(any(self.weights.values()), "hole", "above 0 where all other weights are 0")
+        for name, weight in self.weights.items():
+            require(0 <= weight < math.inf, f"{name}_weight", "a number of at least 0")
+        require(any(self.weights.values()), "hole_weight", "above 0 where all other weights are 0")
         require(self.second_stage_kimg >= 0, "second_stage_kimg", "at least 0 kimg, or inf for no second stage")
         require(self.bank >= len(masks.RATIO_BINS), "bank", f"at least {len(masks.RATIO_BINS)} masks, one a bin")
 
@@ -77,7 +77,7 @@ class Settings:
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each term of :meth:`PartialConvNet.objective`."""
-        return {name: getattr(self, name) for name in ("valid", "hole", "perceptual", "style", "tv")}
+        return {name: getattr(self, f"{name}_weight") for name in ("valid", "hole", "perceptual", "style", "tv")}
 
 
 # The layer
@@ -111,8 +111,7 @@ class PartialConv2d(nn.Conv2d):
         """
         parts = [features] if isinstance(features, Tensor) else features
         maps = [valid] if isinstance(valid, Tensor) else valid
-        for part, each in zip(parts, maps, strict=True):
-            _check_map(part, each)
+        _check_maps(parts, maps)
         known = [_binary(each) for each in maps]
         seen = [torch.where(each, part, 0) for part, each in zip(parts, known, strict=True)]
         ratio, reached = self.coverage(known, [part.shape[1] for part in parts])
@@ -137,7 +136,7 @@ class PartialConv2d(nn.Conv2d):
             counts, top, left = F.pad(counts, (left, left, top, top)), 0, 0
         total = F.avg_pool2d(counts, (high, wide), self.stride, (top, left), divisor_override=1)
         reached = total > 0
-        return reached * (sum(channels) * high * wide) / total.clamp(min=1), reached
+        return reached * float(sum(channels) * high * wide) / total.clamp(min=1), reached
 
 
 class PlainConv2d(nn.Conv2d):
@@ -165,12 +164,16 @@ def _binary(valid: Tensor) -> Tensor:
     return valid > 0.5
 
 
-def _check_map(features: Tensor, valid: Tensor) -> None:
-    batch, channels, *side = features.shape
-    if valid.ndim != 4 or valid.shape[0] not in (1, batch) or valid.shape[1] not in (1, channels) or (
-        list(valid.shape[2:]) != side):  # fmt: skip
-        raise BadInput(f"valid: shape {tuple(valid.shape)} does not fit features of shape {tuple(features.shape)}; "
-                       f"it must be {(batch, 1, *side)}")  # fmt: skip
+def _check_maps(features: Sequence[Tensor], maps: Sequence[Tensor]) -> None:
+    if len(features) != len(maps):
+        raise BadInput(f"valid: {len(maps)} maps do not fit {len(features)} features; both must be lists of the same "
+                       "parts, or one of each")  # fmt: skip
+    for part, valid in zip(features, maps, strict=True):
+        batch, channels, *side = part.shape
+        fits = valid.ndim == 4 and valid.shape[0] in (1, batch) and valid.shape[1] in (1, channels)
+        if not fits or list(valid.shape[2:]) != side:
+            raise BadInput(f"valid: shape {tuple(valid.shape)} does not fit features of shape {tuple(part.shape)}; "
+                           f"it must be {(batch, 1, *side)}")  # fmt: skip
 
 
 # The network (the paper's appendix)
@@ -196,7 +199,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Photos (B,3,H,W) in [0,1] and holes bool (B,1,H,W) -> predictions (B,3,H,W) about [0,1], not clamped.
 
-    H and W are multiples of 2^levels. 32.86 million weights at 512 px, of which the two 7x7 and 5x5 ends are few.
+    H and W are multiples of 2^levels. The depth follows the training size, and so do the weights: 32.86, 25.78,
+    18.70 and 11.62 million at 512, 256, 128 and 64 px.
 
     Inside, photos are (photo - mean) / deviation of ImageNet; what no valid pixel ever reached comes out as mean.
     ``frozen_encoder_norm``: the encoder's batch norm uses its running statistics in training too (second stage).
@@ -301,7 +305,7 @@ class PartialConvNet:
         self.network.to(self.device, memory_format=torch.channels_last)
         self.adam = adam(self.network, settings.lr, (settings.beta1, settings.beta2), self.device)
         self.features = None
-        if settings.perceptual or settings.style:
+        if settings.perceptual_weight or settings.style_weight:
             vgg = pretrained.vgg16(self.device) if vgg is None else vgg
             self.features = losses.Features(vgg, scaling=settings.vgg_input).to(self.device)
         self._network, self._objective = self.network, self.objective
@@ -368,20 +372,20 @@ class PartialConvNet:
         """
         s, terms = self.settings, {}
         composite = torch.where(hole, output, truth)
-        if s.valid:
+        if s.valid_weight:
             terms["valid"] = losses.valid_l1(output, truth, hole)
-        if s.hole:
+        if s.hole_weight:
             terms["hole"] = losses.hole_l1(output, truth, hole)
-        if s.tv:
+        if s.tv_weight:
             terms["tv"] = losses.total_variation(composite, hole)
-        if s.perceptual or s.style:
+        if s.perceptual_weight or s.style_weight:
             with self._autocast():
                 predicted = self.features(output, composite)
                 with torch.no_grad():
                     (true,) = self.features(truth)
-            if s.perceptual:
+            if s.perceptual_weight:
                 terms["perceptual"] = sum(losses.perceptual(each, true) for each in predicted)
-            if s.style:
+            if s.style_weight:
                 terms["style"] = sum(losses.style(each, true) for each in predicted)
         return terms
 
@@ -398,15 +402,15 @@ class PartialConvNet:
         Raises:
             BadInput: a mask with greys, of another size or probably inverted; photos that the depth does not divide.
         """
-        if mask.is_floating_point() and ((mask != 0) & (mask != 1)).any():
+        if isinstance(mask, Tensor) and ((mask != 0) & (mask != 1)).any():
             raise BadInput("mask: has greys; resize masks by nearest neighbour and cut them at one half (mask > 0.5), "
                            "so that True is the hole")  # fmt: skip
         masks.check(mask, photos)
         _check_polarity(mask, "mask")
         stride, (high, wide) = 2**self.settings.levels, photos.shape[-2:]
         if high % stride or wide % stride:
-            raise BadInput(f"photos: {high}x{wide} px will not do; this network halves {self.settings.levels} times, so "
-                           f"both sides must be multiples of {stride} px, at least {stride}")  # fmt: skip
+            raise BadInput(f"photos: {high}x{wide} px will not do; this network halves {self.settings.levels} times, "
+                           f"so both sides must be multiples of {stride} px, at least {stride}")  # fmt: skip
         self.network.eval()
         predicted = self.network(photos, mask, fill)
         self.network.train()
@@ -430,5 +434,5 @@ def _check_polarity(holes: Tensor, name: str) -> None:
     """BadInput where the typical mask is nearly all hole."""
     share = masks.hole_ratio(holes).median().item()
     if share > MOSTLY_HOLE:
-        raise BadInput(f"{name}: {share:.0%} of it is hole; True must mark the hole, so invert it if True marks what is "
-                       f"known (holes above {MOSTLY_HOLE:.0%} are more than partial convolutions can fill)")  # fmt: skip
+        raise BadInput(f"{name}: {share:.0%} of it is hole, where {MOSTLY_HOLE:.0%} is the most; True must "
+                       "mark the hole, so invert it if True marks what is known")  # fmt: skip

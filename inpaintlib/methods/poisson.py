@@ -55,7 +55,7 @@ def blend(photo: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         edge = mismatch[rows].reshape(-1, flat.size)  # photos x channels share one factorisation
         solved = np.zeros_like(edge)
         factors, neighbours = factorise(flat.reshape(hole.shape[-2:]))
-        solved[:, flat] = factors.solve((neighbours @ edge.T)).T
+        solved[:, flat] = factors.solve(neighbours @ edge.T).T
         membrane[rows] = solved.reshape(membrane[rows].shape)
     filled = torch.from_numpy((g + membrane).clip(0, 1)).to(photos)
     return torch.where(hole.to(photos.device), filled, photos).view_as(photo)

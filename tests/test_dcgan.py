@@ -1,0 +1,236 @@
+"""DCGAN: sizes, objective and its gradients, turns, and checkpoints that say what they are."""
+
+import pytest
+import torch
+from torch import nn
+
+from inpaintlib import BadInput
+from inpaintlib.methods import dcgan
+from inpaintlib.methods.dcgan import DCGAN, Settings
+from inpaintlib.training import fit, generator, save_checkpoint, seeded
+
+SMALL = Settings(size=16, width=4, latent=8)
+
+
+def photos(n=8, size=16, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def small(seed=0, **settings):
+    return DCGAN(Settings(**{"size": 16, "width": 4, "latent": 8, **settings}), seed=seed, device="cpu")
+
+
+def weights(network):
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_published_parameter_counts():
+    settings = Settings()
+    assert sum(p.numel() for p in dcgan.Generator(settings).parameters()) == 3_576_704
+    assert sum(p.numel() for p in dcgan.Discriminator(settings).parameters()) == 2_765_568
+
+
+@pytest.mark.parametrize("size", [16, 64, 128])
+def test_shapes_and_ranges(size):
+    settings = Settings(size=size, width=2, latent=5)
+    z = torch.randn(3, 5) * 10
+    generated = dcgan.Generator(settings)(z)
+    assert generated.shape == (3, 3, size, size)
+    assert generated.abs().max() <= 1
+    assert dcgan.Discriminator(settings)(generated).shape == (3,)
+
+
+def test_initialisation_follows_the_paper():
+    with seeded(0):
+        net = dcgan.Generator(Settings(width=16))
+    convolutions = torch.cat([m.weight.detach().flatten() for m in net.modules() if isinstance(m, nn.ConvTranspose2d)])
+    scales = torch.cat([m.weight.detach() for m in net.modules() if isinstance(m, nn.BatchNorm2d)])
+    assert convolutions.mean().abs() < 1e-4
+    assert convolutions.std() == pytest.approx(0.02, rel=0.01)
+    assert scales.mean() == pytest.approx(1, abs=0.01)
+    assert scales.std() == pytest.approx(0.02, rel=0.3)
+
+
+def test_priors():
+    uniform, normal = (dcgan.draw(p, 1000, 100, generator(0)) for p in ("uniform", "normal"))
+    assert uniform.min() >= -1
+    assert uniform.max() <= 1
+    assert uniform.var() == pytest.approx(1 / 3, rel=0.02)
+    assert normal.var() == pytest.approx(1, rel=0.02)
+
+
+def test_adversarial_loss_and_its_gradients():
+    """-log D has the gradient D - 1 by the logit, -log(1 - D) has D."""
+    logits = torch.tensor([-30.0, -1.0, 0.0, 2.0, 30.0], dtype=torch.double, requires_grad=True)
+    d = torch.sigmoid(logits).detach()
+    for real, gradient in ((True, d - 1), (False, d)):
+        (got,) = torch.autograd.grad(dcgan.adversarial_loss(logits, real) * len(logits), logits)
+        torch.testing.assert_close(got, gradient, atol=1e-6, rtol=0)
+    assert dcgan.adversarial_loss(torch.zeros(3), True).item() == pytest.approx(0.6931472)
+
+
+def test_one_step_is_the_textbook_step():
+    """Against plain PyTorch, written out: D on real and fake apart, then G on fresh latents with the new D."""
+    ours, x = small(), photos()
+    reference = small()
+    g, d = reference.generator, reference.discriminator
+    adams = [torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (g, d)]
+    random, bce = generator(0, 5), nn.BCEWithLogitsLoss()
+    draws = [torch.rand(8, 8, generator=random) * 2 - 1 for _ in range(2)]
+    fake = g(draws[0]).detach()
+    real_loss = bce(d(x.float() / 127.5 - 1), torch.ones(8))
+    fake_loss = bce(d(fake), torch.zeros(8))
+    adams[1].zero_grad()
+    (real_loss + fake_loss).backward()
+    adams[1].step()
+    g_loss = bce(d(g(draws[1])), torch.ones(8))
+    adams[0].zero_grad()
+    g_loss.backward()
+    adams[0].step()
+
+    losses = ours.step(x, 5)
+    for name, expected in (("d_real", real_loss), ("d_fake", fake_loss), ("g", g_loss)):
+        torch.testing.assert_close(losses[name], expected.detach())
+    torch.testing.assert_close(weights(ours.generator), weights(g))
+    torch.testing.assert_close(weights(ours.discriminator), weights(d))
+
+
+def test_turns_of_d_and_g():
+    """d_steps 3, g_steps 2: G moves at every third step only, and twice; D at every step."""
+    gan, updates = small(d_steps=3, g_steps=2), []
+    update_d, update_g = gan._update_d, gan._update_g
+    gan._update_d = lambda **tensors: updates.append("d") or update_d(**tensors)
+    gan._update_g = lambda **tensors: updates.append("g") or update_g(**tensors)
+    before, moved = weights(gan.generator), []
+    for step in range(6):
+        losses = gan.step(photos(seed=step), step)
+        assert losses.keys() == {"d_real", "d_fake", "g"}
+        after = weights(gan.generator)
+        moved.append(not torch.equal(before, after))
+        before = after
+    assert moved == [False, False, True] * 2
+    assert "".join(updates) == "dddgg" * 2
+
+
+def test_updates_leave_the_other_network_alone():
+    gan, x = small(), photos()
+    g, d = weights(gan.generator), weights(gan.discriminator)
+    gan.update_d(x, torch.zeros(8, 8))
+    assert torch.equal(weights(gan.generator), g)
+    assert not torch.equal(weights(gan.discriminator), d)
+    d = weights(gan.discriminator)
+    gan.adam_d.zero_grad(set_to_none=True)
+    gan.update_g(torch.randn(8, 8))
+    assert all(p.grad is None for p in gan.discriminator.parameters())
+    assert torch.equal(weights(gan.discriminator), d)
+    assert not torch.equal(weights(gan.generator), g)
+
+
+def test_resuming_equals_never_having_stopped(tmp_path):
+    whole, half = small(d_steps=2), small(d_steps=2)
+    for step in range(4):
+        whole.step(photos(seed=step), step)
+    for step in range(2):
+        half.step(photos(seed=step), step)
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"method": half.state_dict()})
+    resumed = small(seed=0, d_steps=2)
+    resumed.load_state_dict(torch.load(path, weights_only=True)["method"])
+    for step in range(2, 4):
+        resumed.step(photos(seed=step), step)
+    assert torch.equal(weights(resumed.generator), weights(whole.generator))
+    assert torch.equal(weights(resumed.discriminator), weights(whole.discriminator))
+
+
+class Batches:
+    batch = 8
+
+    def at(self, step):
+        return photos(seed=step)
+
+
+def test_fit_trains_it_though_it_does_not_inpaint(tmp_path):
+    """The common loop, with the sample grid drawn from its evaluation hook; the checkpoint is a DCGAN's."""
+    gan, rows = small(g_steps=2), []
+    history = fit(gan, Batches(), tmp_path, kimg=0.048, eval_kimg=0.024, log_rows=6, tensorboard=False, progress=False,
+                  on_evaluation=lambda history: rows.append(gan.samples(4)))  # fmt: skip
+    assert {"kimg", "step", "d_real", "d_fake", "g"} <= set(history.columns)
+    assert history["step"].iloc[-1] == 6
+    assert len(rows) == 3
+    assert not torch.equal(rows[0], rows[-1])
+    assert torch.equal(dcgan.load(tmp_path / "checkpoint.pt", "cpu").samples(4), rows[-1])
+
+
+def test_generate_is_in_eval_mode_and_leaves_no_trace():
+    gan = small()
+    gan.step(photos(), 0)
+    buffers = {name: b.clone() for name, b in gan.generator.named_buffers()}
+    z = torch.rand(4, 8)
+    together = gan.generate(z)
+    apart = torch.cat([gan.generate(row[None]) for row in z])
+    torch.testing.assert_close(together, apart)
+    assert together.min() >= 0
+    assert together.max() <= 1
+    assert gan.generator.training
+    assert all(torch.equal(b, buffers[name]) for name, b in gan.generator.named_buffers())
+    assert torch.equal(gan.samples(3), gan.samples(3))
+
+
+def test_saved_networks_come_back(tmp_path):
+    gan = small()
+    gan.step(photos(), 0)
+    gan.save(tmp_path / "gan.pt")
+    gan.save(tmp_path / "half.pt", half=True)
+    save_checkpoint(tmp_path / "checkpoint.pt", {"method": gan.state_dict(), "rows": [], "step": 1, "seconds": 0.0})
+    for name in ("gan.pt", "checkpoint.pt"):
+        loaded = dcgan.load(tmp_path / name, "cpu", latent=8)
+        assert loaded.settings == gan.settings
+        assert torch.equal(loaded.samples(2), gan.samples(2))
+    torch.testing.assert_close(dcgan.load(tmp_path / "half.pt", "cpu").samples(2), gan.samples(2), atol=2e-3, rtol=0)
+
+
+def test_bad_checkpoints(tmp_path):
+    gan = small()
+    gan.save(good := tmp_path / "gan.pt")
+    with pytest.raises(BadInput, match="there is no such checkpoint"):
+        dcgan.load(tmp_path / "none.pt", "cpu")
+    (tmp_path / "cut.pt").write_bytes(good.read_bytes()[:2000])
+    with pytest.raises(BadInput, match=r"cut\.pt: not a readable checkpoint"):
+        dcgan.load(tmp_path / "cut.pt", "cpu")
+    torch.save({"kind": "dcgan", "settings": nn.Linear(1, 1)}, tmp_path / "code.pt")
+    with pytest.raises(BadInput, match=r"code\.pt: not a readable checkpoint"):
+        dcgan.load(tmp_path / "code.pt", "cpu")
+    for other in ({"generator": {}}, [1, 2], {"method": {"generator": {}}}):
+        save_checkpoint(tmp_path / "other.pt", other)
+        with pytest.raises(BadInput, match=r"other\.pt: is not a DCGAN's"):
+            dcgan.load(tmp_path / "other.pt", "cpu")
+    with pytest.raises(BadInput, match=r"latent: 100 does not fit .*gan\.pt, whose generator takes 8 numbers"):
+        dcgan.load(good, "cpu", latent=100)
+    state = torch.load(good, weights_only=True)
+    save_checkpoint(tmp_path / "g.pt", {name: state[name] for name in ("kind", "settings", "generator")})
+    with pytest.raises(BadInput, match=r"g\.pt: holds no discriminator"):
+        dcgan.load(tmp_path / "g.pt", "cpu")
+    state["settings"]["latent"] = 9
+    save_checkpoint(tmp_path / "lies.pt", state)
+    with pytest.raises(BadInput, match=r"lies\.pt: checkpoint: its tensors do not fit its settings"):
+        dcgan.load(tmp_path / "lies.pt", "cpu")
+    with pytest.raises(BadInput, match="latent: 9 does not fit the checkpoint, which was trained with 8"):
+        small(latent=9).load_state_dict(gan.state_dict())
+    with pytest.raises(BadInput, match=r"z: has shape \(2, 9\)"):
+        gan.generate(torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size", 60), ("prior", "cauchy"), ("width", 0), ("latent", 0), ("d_steps", 0), ("g_steps", 0), ("lr", 0.0)],
+)
+def test_bad_settings(name, value):
+    with pytest.raises(BadInput, match=f"^{name}: "):
+        Settings(**{name: value})
+
+
+def test_bad_ways_of_running():
+    with pytest.raises(BadInput, match=r"^precision: 'fp8'"):
+        DCGAN(SMALL, device="cpu", precision="fp8")
+    with pytest.raises(BadInput, match=r"^acceleration: 'graph' needs a GPU"):
+        DCGAN(SMALL, device="cpu", acceleration="graph")
