@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from inpaintlib import BadInput, Inpainter
+from inpaintlib import BadInput
 
 
 class Method(Protocol):
@@ -31,9 +31,6 @@ class Method(Protocol):
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update of all networks on uint8 photos (B,3,S,S); returns scalar losses, left on the device."""
-
-    def inpaint(self, photos: Tensor, mask: Tensor) -> Tensor:
-        """The method as an Inpainter, networks in eval mode."""
 
     def state_dict(self) -> dict: ...
 
@@ -220,8 +217,8 @@ def fit(
     kimg: float,
     eval_kimg: float,
     checkpoint_kimg: float | None = None,
-    evaluate: Callable[[Inpainter], dict[str, float]] | None = None,
-    examples: tuple[Tensor, Tensor] | None = None,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    draw: Callable[[], Tensor] | None = None,
     on_evaluation: Callable[[pd.DataFrame], None] | None = None,
     tensorboard: bool = True,
     log_rows: int = 200,
@@ -232,12 +229,12 @@ def fit(
     Args:
         batches: has ``.batch`` (photos a step) and ``.at(step) -> uint8 (B,3,S,S)`` on the method's device.
         folder: receives ``history.csv`` (kimg, step, seconds, the losses' means since the row before, ``test_*``),
-            ``checkpoint.pt``, ``frames/<kimg>.png`` with ``truth.png`` and ``input.png``, and ``tensorboard/``.
+            ``checkpoint.pt``, ``frames/<kimg>.png`` and ``tensorboard/``.
             If it holds a checkpoint already, training goes on from there.
         kimg: the budget, thousands of photos shown. ``eval_kimg``: between two evaluations (also at 0 and the end).
         checkpoint_kimg: between two checkpoints; None: at each evaluation.
-        evaluate: an Inpainter -> metrics of the test photos, recorded as ``test_<name>``.
-        examples: photos (n,3,S,S) in [0,1] and bool masks (n,1,S,S): the frames of the GIF.
+        evaluate: returns metrics of the network as it stands, recorded as ``test_<name>``.
+        draw: returns photos (n,3,S,S) in [0,1], always of the same test photos or latents: a frame of the GIF.
         on_evaluation: called with the history after each evaluation (a live plot, say).
         log_rows: about how many rows of losses a history gets; losses are read only then.
 
@@ -265,10 +262,9 @@ def fit(
 
     def look(step: int) -> None:
         if evaluate:
-            history.add(step, {f"test_{name}": value for name, value in evaluate(method.inpaint).items()})
-        if examples:
-            picture = strip(method.inpaint(*(tensor.to(method.device) for tensor in examples)))
-            picture.save(folder / "frames" / f"{step * batches.batch / 1000:010.3f}.png")
+            history.add(step, {f"test_{name}": value for name, value in evaluate().items()})
+        if draw:
+            strip(draw()).save(folder / "frames" / f"{step * batches.batch / 1000:010.3f}.png")
         history.write()
         if on_evaluation:
             on_evaluation(history.frame())
@@ -281,9 +277,6 @@ def fit(
         history.write()
 
     if start == 0:
-        if examples:
-            strip(examples[0]).save(folder / "truth.png")
-            strip(examples[0] * ~examples[1] + 0.5 * examples[1]).save(folder / "input.png")
         look(0)
     bar = tqdm(total=steps, initial=start, unit="step", desc=folder.name[:40], disable=not progress, mininterval=1)
     try:

@@ -9,12 +9,14 @@ import pytest
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import write_json
-from inpaintlib.study import claims, tables
-from inpaintlib.study.claims import JOINT, arm, judge, ratio
+from inpaintlib.study import claims, sweep, tables
+from inpaintlib.study.claims import judge
 from inpaintlib.study.tables import Results
 
 STUDY = "context_encoder_ratios"
+JOINT = {"arm": "ratio", "ratio": 1000.0}
 PHOTOS = 8
+HA3 = {"test": "equal", "metric": "psnr_hole", "a": {"arm": "l1"}, "b": JOINT, "within": 0.2}
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_infinite_ratios_group_and_are_written_as_inf(study, tmp_path):
     results = Results(STUDY, "quick")
     results.write(results.tidy(["arm", "ratio"]), "text")
     assert set(pd.read_csv(tmp_path / STUDY / "table.csv", dtype=str)["ratio"]) == {"inf"}
-    assert len(results.where(**ratio(math.inf))) == 2
+    assert len(results.where(ratio=math.inf)) == 2
 
 
 def test_writing_a_preset_leaves_the_others_as_they_were(study, tmp_path):
@@ -92,11 +94,11 @@ def test_differences_pair_seeds_and_refuse_other_photos(study):
         study(seed, 11.0 + seed + 0.1 * (seed == 2), arm="l1")
     study(0, 9.0, arm="noise", test_set="b" * 64)
     results = Results(STUDY, "quick")
-    found = results.difference("psnr_hole", arm("l1"), JOINT)
+    found = results.difference("psnr_hole", {"arm": "l1"}, JOINT)
     assert (found.n_seeds, found.difference) == (2, pytest.approx(1.05))
-    assert results.difference("psnr_hole", arm("noise"), JOINT) is None
-    assert results.difference("psnr_hole", arm("noise"), JOINT, same_pixels=False).difference == pytest.approx(-1)
-    assert results.difference("psnr_hole", arm("absent"), JOINT) is None
+    assert results.difference("psnr_hole", {"arm": "noise"}, JOINT) is None
+    assert results.difference("psnr_hole", {"arm": "noise"}, JOINT, same_pixels=False).difference == pytest.approx(-1)
+    assert results.difference("psnr_hole", {"arm": "absent"}, JOINT) is None
 
 
 def test_no_runs_is_one_sentence_with_the_command(study):
@@ -137,7 +139,7 @@ def test_equality_needs_the_whole_interval_inside_its_margin(study, shifts, verd
     for seed, shift in enumerate(shifts):
         study(seed, 10.0 + seed)
         study(seed, 10.0 + seed + shift, arm="l1")
-    assert claims.equal("psnr_hole", arm("l1"), JOINT, 0.2)(Results(STUDY, "quick")).verdict == verdict
+    assert claims.test(HA3, Results(STUDY, "quick")).verdict == verdict
 
 
 def test_every_claim_of_a_study_with_one_arm_is_judged_or_says_that_it_is_not(study, tmp_path):
@@ -164,7 +166,7 @@ def test_a_figure_is_judged_on_its_own_photos_only(study):
         study(seed, pooled + 1, ratio=1.0, dataset="tiny_imagenet")
         study(seed, pooled + 6, ratio=100.0, dataset="tiny_imagenet")
     results = Results(STUDY, "quick")
-    verdicts = {c.id: c.test(results).verdict for c in claims.CONTEXT_ENCODER if c.id.startswith("T1")}
+    verdicts = {c["id"]: claims.test(c, results).verdict for c in sweep.load(STUDY).claims if c["test"] == "figure"}
     assert verdicts == {"T1-x1": "reproduced", "T1-x100": "not reproduced", "T1-x1000": "not tested"}
 
 
@@ -191,3 +193,18 @@ def test_cells_and_sections(tmp_path):
         tables.write_section(path, title, text)
     assert "one" not in path.read_text()
     assert path.read_text().index("two") < path.read_text().index("three")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"test": "nicer"}, "claim X: there is no test 'nicer'; choose from greater, less"),
+        ({"within": 1}, "claim X: 'within' does not belong to the test greater"),
+        ({"metric": None}, "claim X has no metric"),
+    ],
+)
+def test_a_claim_with_a_wrong_key_is_named(change, words):
+    claim = {"id": "X", "source": "s", "statement": "t", "metric": "m", "test": "greater", "a": {}, "b": {}} | change
+    claim = {key: value for key, value in claim.items() if value is not None}
+    with pytest.raises(BadInput, match=words):
+        claims.check(STUDY, claim)

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 PALETTE = ["#3b6fb6", "#e0803a", "#4f9d69", "#b5484f", "#8268ac", "#8a6d5b", "#d17fb2", "#6e6e6e"]
@@ -172,7 +173,8 @@ def caption(picture: np.ndarray, text: str, zoom: int = 1, height: int = 18) -> 
     photo = photo.resize((photo.width * zoom, photo.height * zoom), Image.Resampling.NEAREST)
     canvas = Image.new("RGB", (photo.width, photo.height + height), "white")
     canvas.paste(photo, (0, height))
-    ImageDraw.Draw(canvas).text((4, 2), text, fill="black", font=ImageFont.load_default(12))
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 12)  # Matplotlib brings it
+    ImageDraw.Draw(canvas).text((4, 1), text, fill="black", font=font)
     return canvas
 
 
@@ -213,7 +215,7 @@ def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int 
     return gif(pictures, path, 400)
 
 
-def walk(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 6) -> Path:
+def walk(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 4) -> Path:
     """The GIF that steps through arms: the last frame of each, the truth below."""
     truth = np.concatenate(split_strip(next(iter(runs.values())) / "truth.png")[:columns], 1)
     fills = {label: np.concatenate(split_strip(frames(folder)[-1])[:columns], 1) for label, folder in runs.items()}

@@ -14,6 +14,8 @@ A sweep file, ``notebooks/sweeps/<study>.yaml``, reads::
           - {ratio: [1, 100, .inf], seed: [0, 1]}
           - {ratio: 100, seed: [0, 1, 2]}
 
+    claims: [...]                             # optional: see claims.py
+
 Each entry of ``runs`` is a grid, the product of its lists; the sweep is the union of its grids in order, equal runs
 merged. Everything is checked against the notebook's declarations (see runs.py) before anything starts.
 
@@ -71,6 +73,7 @@ class Sweep:
     report: Path | None
     parameters: dict[str, Any]
     presets: dict[str, Preset]
+    claims: list[dict] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def load(study: str | Path) -> Sweep:
         raise BadInput(f"there is no sweep file {path}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    content = _mapping(path, "the file", content, ("study", "notebook", "presets"), ("report", "parameters"))
+    content = _mapping(path, "the file", content, ("study", "notebook", "presets"), ("report", "parameters", "claims"))
     if content["study"] != runs.check_folder_name(f"the name of {path}", path.stem):
         raise BadInput(f"{path}: study must be the file's name, {path.stem!r}, not {content['study']!r}.")
     presets = _mapping(path, "presets", content["presets"])
@@ -116,6 +119,7 @@ def load(study: str | Path) -> Sweep:
         report=_notebook(path, "report", content["report"]) if "report" in content else None,
         parameters=_mapping(path, "parameters", content.get("parameters", {})),
         presets={name: _preset(path, f"presets.{name}", preset) for name, preset in presets.items()},
+        claims=content.get("claims") or [],
     )
 
 
