@@ -116,7 +116,7 @@ def status(options) -> None:
 def report(options) -> None:
     from inpaintlib.study import report as reports
 
-    print(reports.execute(options.study, options.preset))
+    print(reports.execute(options.study, options.preset) or f"{options.study} has no report of its own")
 
 
 def bench(options) -> None:

@@ -9,16 +9,17 @@ from inpaintlib import BadInput
 from inpaintlib.study import sweep
 
 
-def execute(study: str, preset: str) -> Path:
-    """Executes the report of a study; returns the executed copy, ``results/<study>/<notebook>``.
+def execute(study: str, preset: str) -> Path | None:
+    """Executes the report of a study; returns the executed copy, ``results/<study>/<notebook>``, or None where the
+    sweep names no report (its runs serve another study).
 
-    Raises BadInput for an unknown study, one without a report, and a preset without finished runs.
+    Raises BadInput for an unknown study and a preset without finished runs.
     """
     import papermill
 
     plan = sweep.load(study)
     if plan.report is None:
-        raise BadInput(f"{plan.path}: names no report notebook")
+        return None
     if not any(item.run.done for item in sweep.plan(plan, preset)):
         raise BadInput(f"{study}: no run of the preset {preset!r} is done; make them with "
                        f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
