@@ -1,8 +1,8 @@
-"""Terms of the objectives that compare a completed photo with the true one: pixels, VGG features, their Gram matrices.
+"""Terms of the objectives: pixels, VGG features and their Gram matrices, and a discriminator's opinion.
 
-Every term is an L1 that is divided by the number of values it compares ("size-averaged"), a mean over the batch, and
-computed in fp32 whatever comes in. Photos are (B, 3, H, W) in [0, 1], holes bool (B, 1, H, W), features lists of
-(B, C, H, W). Equations are those of Liu 2018 (partial convolutions), section 3.3, with M = 1 - hole.
+Every term that compares photos is an L1 that is divided by the number of values it compares ("size-averaged"), a mean
+over the batch, and computed in fp32 whatever comes in. Photos are (B, 3, H, W) in [0, 1], holes bool (B, 1, H, W),
+features lists of (B, C, H, W). Equations are those of Liu 2018 (partial convolutions), section 3.3, with M = 1 - hole.
 """
 
 import torch
@@ -51,6 +51,15 @@ class Features(nn.Module):
             x = stage(x)
             features.append(x.split([len(batch) for batch in batches]))
         return [list(maps) for maps in zip(*features, strict=True)]
+
+
+def adversarial(logits: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy on logits (B,): -log D where ``real``, else -log(1 - D), D the logits' sigmoid; in fp32.
+
+    Goodfellow 2014 in its non-saturating form; Pathak 2016, Eq. 2, term by term.
+    """
+    logits = logits.float()
+    return F.softplus(-logits if real else logits).mean()
 
 
 def hole_l1(output: Tensor, truth: Tensor, hole: Tensor) -> Tensor:

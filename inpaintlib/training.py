@@ -90,6 +90,65 @@ def adam(network: nn.Module, lr: float, betas: tuple[float, float], device: torc
     return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=device.type == "cuda")
 
 
+def initialise_dcgan(module: nn.Module) -> None:
+    """DCGAN's rule, for ``network.apply``: convolutions N(0, .02), batch-norm scales N(1, .02), biases and shifts 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1, 0.02)
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+class Trainer:
+    """What the methods share: where and how they compute, and the state of their ``parts`` (networks, optimisers).
+
+    Args of :meth:`place`:
+        device: ``auto``, ``cpu``, ``cuda`` or a torch device.
+        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; losses are fp32 always.
+        acceleration: ``auto`` (``graph`` on a GPU), ``eager``, ``graph`` (the step as one CUDA graph) or
+            ``compile`` (compiled networks inside that graph: faster steps after about a minute of compiling).
+    """
+
+    parts: tuple[str, ...]
+
+    def place(self, device: str | torch.device, precision: str, acceleration: str) -> None:
+        """Sets ``device``, ``bf16``, ``graphed`` and ``compiled``; BadInput for what cannot be had here."""
+        self.device = choose_device(device) if isinstance(device, str) else device
+        gpu = self.device.type == "cuda"
+        if precision not in ("auto", "bf16", "fp32"):
+            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
+        if acceleration not in ("auto", "eager", "graph", "compile"):
+            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager, graph or compile")
+        if acceleration in ("graph", "compile") and not gpu:
+            raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
+        self.bf16 = precision == "bf16" or (precision == "auto" and gpu)
+        self.graphed, self.compiled = gpu and acceleration != "eager", acceleration == "compile"
+        if self.graphed:
+            torch.backends.cudnn.benchmark = True
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where it is on; without autocast's cache, which a CUDA graph must not hold."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    def replayed(self, update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+        """The update as one CUDA graph where that is on, else itself."""
+        return GraphedUpdate(update) if self.graphed else update
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name).state_dict() for name in self.parts}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Loads some or all parts; BadInput where they are of another architecture."""
+        try:
+            for name, part in state.items():
+                getattr(self, name).load_state_dict(part)
+        except (RuntimeError, ValueError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
+                           "with, or another run name") from error  # fmt: skip
+
+
 class GraphedUpdate:
     """Replays ``update(**tensors) -> dict of scalar tensors`` as one CUDA graph.
 

@@ -129,3 +129,13 @@ def test_features_give_gradients_to_photos_and_none_to_vgg():
     losses.style(*losses.Features(vgg)(photos, torch.rand(1, 3, 16, 16))).backward()
     assert photos.grad.abs().sum() > 0
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in vgg.parameters())
+
+
+def test_adversarial_loss_and_its_gradients():
+    """-log D has the gradient D - 1 by the logit, -log(1 - D) has D."""
+    logits = torch.tensor([-30.0, -1.0, 0.0, 2.0, 30.0], dtype=torch.double, requires_grad=True)
+    d = torch.sigmoid(logits).detach()
+    for real, gradient in ((True, d - 1), (False, d)):
+        (got,) = torch.autograd.grad(losses.adversarial(logits, real) * len(logits), logits)
+        torch.testing.assert_close(got, gradient, atol=1e-6, rtol=0)
+    assert losses.adversarial(torch.zeros(3), True).item() == pytest.approx(0.6931472)

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput
 from inpaintlib.data import masks
+from inpaintlib.losses import adversarial
 from inpaintlib.training import (
-    GraphedUpdate,
+    Trainer,
     adam,
-    choose_device,
     frozen,
     generator,
+    initialise_dcgan,
     load_checkpoint,
     save_checkpoint,
     seeded,
@@ -117,16 +118,6 @@ def up(inputs: int, outputs: int, bias: bool, padding: int = 1) -> nn.Sequential
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def initialise(module: nn.Module) -> None:
-    """DCGAN's rule: convolutions N(0, .02), batch-norm scales N(1, .02), shifts 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1, 0.02)
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
 class ChannelWiseLinear(nn.Module):
     """Paper 3.1: each n x n map has its own (n^2, n^2) matrix, m n^4 weights; (B, m, n, n) -> (B, m, n, n)."""
 
@@ -166,7 +157,7 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(outer[-1], 3, 4, 2, 1, bias=bias),
             nn.Tanh(),
         )
-        self.apply(initialise)
+        self.apply(initialise_dcgan)
 
     def forward(self, holed: Tensor, z: Tensor | None = None) -> Tensor:
         code = self.squeeze(self.encoder(holed))
@@ -192,7 +183,7 @@ class Discriminator(nn.Module):
         self.conditional = conditional
         stages = [down(a, b, False) for a, b in pairwise(widths)]
         self.layers = nn.Sequential(*first, *stages, nn.Conv2d(widths[-1], 1, 4, bias=False))
-        self.apply(initialise)
+        self.apply(initialise_dcgan)
 
     def forward(self, patch: Tensor, holed: Tensor | None = None) -> Tensor:
         if self.conditional:
@@ -216,37 +207,23 @@ def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor, kind:
     return (weights * (difference.square() if kind == "l2" else difference.abs())).mean()
 
 
-def adversarial_loss(logits: Tensor, real: bool) -> Tensor:
-    """Binary cross-entropy on logits: -log D where ``real``, else -log(1 - D); Eq. 2 term by term."""
-    logits = logits.float()
-    return F.softplus(-logits if real else logits).mean()
-
-
 # Training and use
 
 
-class ContextEncoder:
+class ContextEncoder(Trainer):
     """F and D in training (:meth:`step`) and F as an Inpainter (:meth:`inpaint`).
 
     Args:
         settings: the choices. ``seed``: of initialisation, noise and random masks.
-        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; losses are fp32 always.
-        acceleration: ``auto`` (``graph`` on a GPU), ``eager``, ``graph`` (the step as one CUDA graph) or
-            ``compile`` (compiled networks inside that graph: faster steps after about a minute of compiling).
+        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
     """
+
+    parts = ("generator", "discriminator", "adam_g", "adam_d")
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
         self.settings, self.seed = settings, seed
-        self.device = choose_device(device) if isinstance(device, str) else device
-        gpu = self.device.type == "cuda"
-        if precision not in ("auto", "bf16", "fp32"):
-            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
-        if acceleration not in ("auto", "eager", "graph", "compile"):
-            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager, graph or compile")
-        if acceleration in ("graph", "compile") and not gpu:
-            raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
-        self.bf16 = precision == "bf16" or (precision == "auto" and gpu)
+        self.place(device, precision, acceleration)
         with seeded(seed):
             self.generator = Generator(settings)
             self.discriminator = Discriminator(settings.patch, settings.width, settings.conditional)
@@ -261,12 +238,9 @@ class ContextEncoder:
         blank = settings.hole if settings.region == "centre" else settings.size // 2
         self.blank = masks.centre(1, settings.size, hole=blank).to(self.device)
         self.bank = self._mask_bank() if settings.region != "centre" else None
-        self._g, self._d, self._update = self.generator, self.discriminator, self.update
-        if acceleration == "compile":
+        self._g, self._d, self._update = self.generator, self.discriminator, self.replayed(self.update)
+        if self.compiled:
             self._g, self._d = torch.compile(self.generator), torch.compile(self.discriminator)
-        if gpu and acceleration != "eager":
-            torch.backends.cudnn.benchmark = True
-            self._update = GraphedUpdate(self.update)
 
     def _mask_bank(self) -> Tensor:
         """2,048 random masks, drawn once; each step picks among them and mirrors them."""
@@ -295,11 +269,11 @@ class ContextEncoder:
         else:
             weights = torch.ones_like(holes, dtype=torch.float)
         context, losses = (holed if s.conditional else None), {}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+        with self.autocast():
             predicted = self._g(holed, z)
             if lambda_adv:
                 real, fake = self._d(truth, context), self._d(predicted.detach(), context)
-                losses["d_real"], losses["d_fake"] = adversarial_loss(real, True), adversarial_loss(fake, False)
+                losses["d_real"], losses["d_fake"] = adversarial(real, True), adversarial(fake, False)
         if lambda_adv:
             self.adam_d.zero_grad(set_to_none=True)
             (losses["d_real"] + losses["d_fake"]).backward()
@@ -307,9 +281,8 @@ class ContextEncoder:
         losses["rec"] = reconstruction_loss(predicted, truth, weights, s.reconstruction)
         total = lambda_rec * losses["rec"]
         if lambda_adv:
-            with frozen(self.discriminator), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16,
-                                                            cache_enabled=False):  # fmt: skip
-                losses["adv"] = adversarial_loss(self._d(predicted, context), True)
+            with frozen(self.discriminator), self.autocast():
+                losses["adv"] = adversarial(self._d(predicted, context), True)
             total = total + lambda_adv * losses["adv"]
         self.adam_g.zero_grad(set_to_none=True)
         total.backward()
@@ -350,20 +323,6 @@ class ContextEncoder:
         self.generator.train()
         edge = (s.size - s.patch) // 2
         return torch.where(mask, F.pad(predicted.clamp(0, 1), [edge] * 4), photos)
-
-    def state_dict(self) -> dict:
-        parts = ("generator", "discriminator", "adam_g", "adam_d")
-        return {name: getattr(self, name).state_dict() for name in parts}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Raises BadInput where the state is of another architecture."""
-        try:
-            for name, part in state.items():
-                getattr(self, name).load_state_dict(part)
-        except (RuntimeError, ValueError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
-                           "with, or another run name") from error  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Writes what filling holes needs, settings and F's weights, in place of the larger checkpoint beside it."""

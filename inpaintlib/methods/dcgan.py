@@ -12,16 +12,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inpaintlib import BadInput
+from inpaintlib.losses import adversarial
 from inpaintlib.training import (
-    GraphedUpdate,
+    Trainer,
     adam,
-    choose_device,
     frozen,
     generator,
+    initialise_dcgan,
     load_checkpoint,
     save_checkpoint,
     seeded,
@@ -62,15 +62,6 @@ def channels(settings: Settings) -> list[int]:
     return [settings.width * min(8, 1 << i) for i in range(int(math.log2(settings.size)) - 2)]
 
 
-def initialise(module: nn.Module) -> None:
-    """Convolutions N(0, .02); batch-norm scales N(1, .02), shifts 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1, 0.02)
-        nn.init.zeros_(module.bias)
-
-
 class Generator(nn.Module):
     """G: latents (B,z) -> photos (B,3,S,S) in [-1,1].
 
@@ -84,7 +75,7 @@ class Generator(nn.Module):
         for a, b in pairwise([*widths, 3]):
             layers += [nn.BatchNorm2d(a), nn.ReLU(), nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
-        self.apply(initialise)
+        self.apply(initialise_dcgan)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z[:, :, None, None])
@@ -100,19 +91,13 @@ class Discriminator(nn.Module):
         for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, bias=False))
-        self.apply(initialise)
+        self.apply(initialise_dcgan)
 
     def forward(self, photos: Tensor) -> Tensor:
         return self.layers(photos).flatten()
 
 
 # Objective
-
-
-def adversarial_loss(logits: Tensor, real: bool) -> Tensor:
-    """Binary cross-entropy on logits: -log D where ``real``, else -log(1 - D)."""
-    logits = logits.float()
-    return F.softplus(-logits if real else logits).mean()
 
 
 def draw(prior: str, n: int, latent: int, random: torch.Generator) -> Tensor:
@@ -125,27 +110,20 @@ def draw(prior: str, n: int, latent: int, random: torch.Generator) -> Tensor:
 # Training and use
 
 
-class DCGAN:
+class DCGAN(Trainer):
     """G and D in training (:meth:`step`) and G as a source of photos (:meth:`generate`). It does not inpaint.
 
     Args:
         settings: the choices. ``seed``: of initialisation and latents.
-        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; losses are fp32 always.
-        acceleration: ``auto`` (``graph`` on a GPU), ``eager`` or ``graph`` (each update as one CUDA graph).
+        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
     """
+
+    parts = ("generator", "discriminator", "adam_g", "adam_d")
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
         self.settings, self.seed = settings, seed
-        self.device = choose_device(device) if isinstance(device, str) else device
-        gpu = self.device.type == "cuda"
-        if precision not in ("auto", "bf16", "fp32"):
-            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
-        if acceleration not in ("auto", "eager", "graph"):
-            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager or graph")
-        if acceleration == "graph" and not gpu:
-            raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
-        self.bf16 = precision == "bf16" or (precision == "auto" and gpu)
+        self.place(device, precision, acceleration)
         with seeded(seed):
             self.generator, self.discriminator = Generator(settings), Discriminator(settings)
         for network in (self.generator, self.discriminator):
@@ -153,10 +131,7 @@ class DCGAN:
         betas = (settings.beta1, settings.beta2)
         self.adam_g = adam(self.generator, settings.lr, betas, self.device)
         self.adam_d = adam(self.discriminator, settings.lr, betas, self.device)
-        self._update_d, self._update_g = self.update_d, self.update_g
-        if gpu and acceleration != "eager":
-            torch.backends.cudnn.benchmark = True
-            self._update_d, self._update_g = GraphedUpdate(self.update_d), GraphedUpdate(self.update_g)
+        self._update_d, self._update_g = self.replayed(self.update_d), self.replayed(self.update_g)
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update of D on uint8 photos (B,3,S,S), and G's updates where this step ends a turn.
@@ -174,27 +149,24 @@ class DCGAN:
     def update_d(self, photos: Tensor, z: Tensor) -> dict[str, Tensor]:
         """D's update as device work alone; real and generated photos pass apart, as batch norm must see them."""
         x = (photos.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        with self.autocast():
             with torch.no_grad():
                 fakes = self.generator(z)
             real, fake = self.discriminator(x), self.discriminator(fakes)
-        losses = {"d_real": adversarial_loss(real, True), "d_fake": adversarial_loss(fake, False)}
+        losses = {"d_real": adversarial(real, True), "d_fake": adversarial(fake, False)}
         self.adam_d.zero_grad(set_to_none=True)
         (losses["d_real"] + losses["d_fake"]).backward()
         self.adam_d.step()
-        return {name: loss.detach() for name, loss in losses.items()} | {"g": adversarial_loss(fake.detach(), True)}
+        return {name: loss.detach() for name, loss in losses.items()} | {"g": adversarial(fake.detach(), True)}
 
     def update_g(self, z: Tensor) -> dict[str, Tensor]:
         """G's update as device work alone."""
-        with frozen(self.discriminator), self._autocast():
-            loss = adversarial_loss(self.discriminator(self.generator(z)), True)
+        with frozen(self.discriminator), self.autocast():
+            loss = adversarial(self.discriminator(self.generator(z)), True)
         self.adam_g.zero_grad(set_to_none=True)
         loss.backward()
         self.adam_g.step()
         return {"g": loss.detach()}
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def latents(self, n: int, random: torch.Generator) -> Tensor:
         """``n`` latents (n,z) of the prior, on the device."""
@@ -215,10 +187,7 @@ class DCGAN:
         return self.generate(self.latents(n, generator(self.seed, -1)))
 
     def state_dict(self) -> dict:
-        parts = ("generator", "discriminator", "adam_g", "adam_d")
-        return {"kind": "dcgan", "settings": asdict(self.settings)} | {
-            name: getattr(self, name).state_dict() for name in parts
-        }
+        return {"kind": "dcgan", "settings": asdict(self.settings)} | super().state_dict()
 
     def load_state_dict(self, state: dict) -> None:
         """Takes a :meth:`state_dict` or the networks of :meth:`save`; BadInput where it was trained otherwise."""

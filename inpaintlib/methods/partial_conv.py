@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput, losses, pretrained
 from inpaintlib.data import masks
-from inpaintlib.training import GraphedUpdate, adam, choose_device, generator, seeded
+from inpaintlib.training import Trainer, adam, generator, seeded
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = losses.SCALINGS["imagenet"]
 MOSTLY_HOLE = 0.8  # a larger share of holes is taken for an inverted mask
@@ -272,14 +272,12 @@ def double(x: Tensor) -> Tensor:
 # Training and use
 
 
-class PartialConvNet:
+class PartialConvNet(Trainer):
     """The U-Net in training (:meth:`step`) and as an Inpainter (:meth:`inpaint`).
 
     Args:
         settings: the choices. ``seed``: of initialisation and training masks.
-        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; counts and losses are fp32 always.
-        acceleration: ``auto`` (``graph`` on a GPU), ``eager``, ``graph`` (the step as one CUDA graph) or
-            ``compile`` (compiled network and objective inside that graph: faster steps after minutes of compiling).
+        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`; counts are fp32 always.
         vgg: the network of the perceptual and style terms; None: `pretrained.vgg16`.
         bank: training holes bool (n,1,size,size); None: ``settings.bank`` masks of `masks.irregular`, in all bins.
 
@@ -287,18 +285,12 @@ class PartialConvNet:
         BadInput: a value that will not do, or VGG's weights missing where a term needs them.
     """
 
+    parts = ("network", "adam")
+
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
                  acceleration: str = "auto", vgg: nn.Sequential | None = None, bank: Tensor | None = None):  # fmt: skip
         self.settings, self.seed, self.second_stage = settings, seed, False
-        self.device = choose_device(device) if isinstance(device, str) else device
-        gpu = self.device.type == "cuda"
-        if precision not in ("auto", "bf16", "fp32"):
-            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
-        if acceleration not in ("auto", "eager", "graph", "compile"):
-            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager, graph or compile")
-        if acceleration in ("graph", "compile") and not gpu:
-            raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
-        self.bf16, self.graphed = precision == "bf16" or (precision == "auto" and gpu), gpu and acceleration != "eager"
+        self.place(device, precision, acceleration)
         self.bank = self._mask_bank(bank).to(self.device)
         with seeded(seed):
             self.network = UNet(settings)
@@ -309,11 +301,9 @@ class PartialConvNet:
             vgg = pretrained.vgg16(self.device) if vgg is None else vgg
             self.features = losses.Features(vgg, scaling=settings.vgg_input).to(self.device)
         self._network, self._objective = self.network, self.objective
-        if acceleration == "compile":
+        if self.compiled:
             self._network, self._objective = torch.compile(self.network), torch.compile(self.objective)
-        if self.graphed:
-            torch.backends.cudnn.benchmark = True
-        self._update = GraphedUpdate(self.update) if self.graphed else self.update
+        self._update = self.replayed(self.update)
 
     def _mask_bank(self, bank: Tensor | None) -> Tensor:
         s, bins = self.settings, masks.RATIO_BINS
@@ -340,8 +330,7 @@ class PartialConvNet:
         self.network.train()
         for group in self.adam.param_groups:
             group["lr"] = self.settings.second_lr if second else self.settings.lr
-        if self.graphed:
-            self._update = GraphedUpdate(self.update)
+        self._update = self.replayed(self.update)
 
     def holes(self, n: int, step: int) -> Tensor:
         """The holes of a step, bool (n,1,S,S): masks of the bank, each mirrored and transposed at random."""
@@ -356,7 +345,7 @@ class PartialConvNet:
     def update(self, photos: Tensor, holes: Tensor) -> dict[str, Tensor]:
         """The whole training step as device work alone."""
         truth = (photos.float() / 255).contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        with self.autocast():
             output = self._network(truth, holes)
         terms = self._objective(output, truth, holes)
         total = sum(self.settings.weights[name] * term for name, term in terms.items())
@@ -379,7 +368,7 @@ class PartialConvNet:
         if s.tv_weight:
             terms["tv"] = losses.total_variation(composite, hole)
         if s.perceptual_weight or s.style_weight:
-            with self._autocast():
+            with self.autocast():
                 predicted = self.features(output, composite)
                 with torch.no_grad():
                     (true,) = self.features(truth)
@@ -388,9 +377,6 @@ class PartialConvNet:
             if s.style_weight:
                 terms["style"] = sum(losses.style(each, true) for each in predicted)
         return terms
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     @torch.no_grad()
     def inpaint(self, photos: Tensor, mask: Tensor, fill: Tensor | None = None) -> Tensor:
@@ -415,19 +401,6 @@ class PartialConvNet:
         predicted = self.network(photos, mask, fill)
         self.network.train()
         return torch.where(mask, predicted.clamp(0, 1), photos)
-
-    def state_dict(self) -> dict:
-        return {name: getattr(self, name).state_dict() for name in ("network", "adam")}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Raises BadInput where the state is of another architecture."""
-        try:
-            for name, part in state.items():
-                getattr(self, name).load_state_dict(part)
-        except (RuntimeError, ValueError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
-                           "with, or another run name") from error  # fmt: skip
 
 
 def _check_polarity(holes: Tensor, name: str) -> None:
