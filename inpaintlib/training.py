@@ -329,10 +329,8 @@ def fit(
             on_evaluation(history.frame())
 
     def save(step: int) -> None:
-        state = method.state_dict()
-        if not all(tensor.isfinite().all() for tensor in _tensors(state)):
-            raise Diverged(step, "a weight", path)
-        save_checkpoint(path, {"method": state, "rows": history.rows, "step": step, "seconds": history.seconds()})
+        state = {"method": method.state_dict(), "rows": history.rows, "step": step, "seconds": history.seconds()}
+        save_checkpoint(path, state)
         history.write()
 
     if start == 0:
@@ -348,9 +346,12 @@ def fit(
                     losses = history.read(done, path)
                     history.add(done, losses)
                     bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
-                if done == steps or done % evaluation == 0:
+                looking, saving = done == steps or done % evaluation == 0, last or done % checkpoint == 0
+                if (looking or saving) and not all(t.isfinite().all() for t in _tensors(method.state_dict())):
+                    raise Diverged(done, "a weight", path)
+                if looking:
                     look(done)
-                if last or done % checkpoint == 0:
+                if saving:
                     save(done)
                 if interrupt.pressed:
                     raise KeyboardInterrupt(f"stopped after step {done} of {steps}; the checkpoint is {path}")

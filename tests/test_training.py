@@ -99,8 +99,10 @@ def test_a_loss_that_is_not_finite_names_its_step_and_the_last_good_checkpoint(t
 def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
     method = Line()
     method.after[6] = lambda: method.weight.fill_(float("inf"))
+    looked = []
     with pytest.raises(Diverged, match="a weight is not finite at step 8"):
-        train(method, tmp_path)
+        train(method, tmp_path, evaluate=lambda: looked.append(method.weight.item()) or {})
+    assert looked == [0, 4]  # nor looked at
     assert load_checkpoint(tmp_path / "checkpoint.pt")["method"]["weight"].isfinite()
 
 

@@ -10,14 +10,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
 from matplotlib import font_manager
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 from PIL import Image, ImageDraw, ImageFont
 
 PALETTE = ["#3b6fb6", "#e0803a", "#4f9d69", "#b5484f", "#8268ac", "#8a6d5b", "#d17fb2", "#6e6e6e"]
 
 
 def style() -> None:
-    """The look of every figure of the study."""
+    """The look of every figure of the study; in a notebook as JPEG, a tenth of the size where photos are shown."""
+    if get_ipython():
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
     plt.rcParams.update({
         "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
         "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -26,11 +30,19 @@ def style() -> None:
     })  # fmt: skip
 
 
-def save(figure: plt.Figure, path: Path) -> plt.Figure:
-    """Writes the figure (folders are made) and hands it on, so that a notebook cell shows it too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+def subplots(*shape: int, **options) -> tuple[plt.Figure, plt.Axes | np.ndarray]:
+    """plt.subplots whose figure no notebook shows by itself, only where a cell ends in it."""
+    figure, axes = plt.subplots(*shape, **options)
     plt.close(figure)
+    return figure, axes
+
+
+def save(figure: plt.Figure, path: Path) -> plt.Figure:
+    """Writes the figure (.png; .jpg for photos; folders are made) and hands it on, so that a notebook shows it too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(
+        path, **({"pil_kwargs": {"quality": 88}} if path.suffix == ".jpg" else {"metadata": {"Software": None}})
+    )
     return figure
 
 
@@ -61,7 +73,7 @@ def arrays(photos) -> list[np.ndarray]:
 def grid(rows: dict[str, Sequence[np.ndarray]], columns: int | None = None, zoom: float = 1.0) -> plt.Figure:
     """Labelled rows of photos: input, each arm, truth; column by column the same photo."""
     columns = min(columns or 99, *(len(row) for row in rows.values()))
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         len(rows), columns, squeeze=False, figsize=(1.15 * zoom * columns + 1.3, 1.15 * zoom * len(rows))
     )
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
@@ -82,15 +94,16 @@ def curves(
     label: str = "",
     colours: Sequence | None = None,
     ax: plt.Axes | None = None,
+    x: str = "kimg",
 ) -> plt.Axes:
-    """One line an arm against kimg: the mean over its seeds, with their range as a band."""
-    ax = ax or plt.subplots(figsize=(6.4, 3.6))[1]
+    """One line an arm against kimg (or another column ``x``): the mean over its seeds, with their range as a band."""
+    ax = ax or subplots(figsize=(6.4, 3.6))[1]
     for i, (arm, runs) in enumerate(histories.items()):
-        wide = pd.concat([run.set_index("kimg")[column].dropna() for run in runs], axis=1).dropna()
+        wide = pd.concat([run.set_index(x)[column].dropna() for run in runs], axis=1).dropna()
         colour = (colours or PALETTE)[i % len(colours or PALETTE)]
         ax.plot(wide.index, wide.mean(axis=1), label=arm, color=colour, marker="." if len(wide) < 30 else None)
         ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=colour, alpha=0.15, lw=0)
-    ax.set(xlabel="training length, kimg", ylabel=label or column)
+    ax.set(xlabel="training length, kimg" if x == "kimg" else x, ylabel=label or column)
     ax.legend(fontsize=8)
     return ax
 
@@ -99,7 +112,7 @@ def losses(history: pd.DataFrame, columns: Sequence[str] | None = None, mean_ove
     """The losses of one training, each in its own panel, with a running mean over so many rows."""
     known = ("kimg", "step", "seconds")
     columns = columns or [c for c in history if c not in known and not c.startswith("test_")]
-    figure, axes = plt.subplots(1, len(columns), figsize=(2.6 * len(columns), 2.3), squeeze=False)
+    figure, axes = subplots(1, len(columns), figsize=(2.6 * len(columns), 2.3), squeeze=False)
     for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
         line = history.dropna(subset=[column])
         ax.plot(line["kimg"], line[column], color=PALETTE[i], alpha=0.35 if mean_over > 1 else 1, lw=1)
@@ -114,7 +127,7 @@ def intervals(
 ) -> plt.Axes:
     """Mean and interval of one metric for each value of ``by``, in the table's order; rows of a tidy table."""
     rows = table[table["metric"] == metric]
-    ax = ax or plt.subplots(figsize=(6.4, 3.4))[1]
+    ax = ax or subplots(figsize=(6.4, 3.4))[1]
     x = np.arange(len(rows))
     low, high = (rows["value"] - rows["ci_low"]).fillna(0), (rows["ci_high"] - rows["value"]).fillna(0)
     ax.errorbar(x, rows["value"], yerr=[low.clip(0), high.clip(0)], fmt="o", capsize=4, color=PALETTE[0])
@@ -126,7 +139,7 @@ def intervals(
 def panels(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable = str) -> plt.Figure:
     """:func:`intervals` of several metrics (name -> label) side by side, those that the table has."""
     metrics = {metric: label for metric, label in metrics.items() if metric in set(table["metric"])}
-    figure, axes = plt.subplots(1, len(metrics), figsize=(3.1 * len(metrics), 3.2), squeeze=False)
+    figure, axes = subplots(1, len(metrics), figsize=(3.1 * len(metrics), 3.2), squeeze=False)
     for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
         intervals(table, metric, by, name=name, ax=ax)
         ax.set(title=label, ylabel="")
@@ -139,7 +152,7 @@ def tradeoff(
     points: pd.DataFrame, x: str, y: str, by: str, *, name: Callable = str, xlabel: str = "", ylabel: str = ""
 ) -> plt.Figure:
     """One point a run, coloured by arm, the arms' means joined in order: what one metric costs in another."""
-    figure, ax = plt.subplots(figsize=(6.4, 4))
+    figure, ax = subplots(figsize=(6.4, 4))
     arms = list(dict.fromkeys(points[by]))
     means = points.groupby(by)[[x, y]].mean().loc[arms]
     ax.plot(means[x], means[y], color="0.75", lw=1, zorder=0)
@@ -199,14 +212,17 @@ def evolution(run_folder: Path, path: Path, zoom: int = 1, columns: int = 6) -> 
     return evolution_of({"": run_folder}, path, zoom, columns)
 
 
-def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int = 6) -> Path:
-    """The GIF of several trainings side by side in rows: their frames at equal kimg, the truth below."""
+def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int = 6, unit: str = "kimg") -> Path:
+    """The GIF of several trainings side by side in rows: their frames at equal kimg, the truth below.
+
+    ``unit``: what the frames' names count, where that is not kimg.
+    """
     last = next(iter(runs.values()))
     truth = np.concatenate(split_strip(last / "truth.png")[:columns], 1)
     common = set.intersection(*({file.name for file in frames(folder)} for folder in runs.values()))
     pictures = []
     for name in sorted(common):
-        kimg = f"{float(Path(name).stem):g} kimg"
+        kimg = f"{float(Path(name).stem):g} {unit}"
         rows = {
             label: np.concatenate(split_strip(folder / "frames" / name)[:columns], 1) for label, folder in runs.items()
         }
@@ -235,3 +251,101 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
         canvas.paste(picture, (0, top))
         top += picture.height
     return canvas
+
+
+def zoomed(pictures: dict[str, np.ndarray], side: float = 0.4, where: np.ndarray | None = None) -> plt.Figure:
+    """Labelled photos (H,W,3) in a row and, below, a square part of each, enlarged.
+
+    ``side`` of the square over the photo's; it lies where most of the map ``where`` (H,W) is, else in the middle.
+    """
+    size = next(iter(pictures.values())).shape[0]
+    side = max(2, round(side * size))
+    weight = np.ones((size, size)) if where is None else where.astype(float)
+    sums = np.pad(weight.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    best = np.argwhere(inside == inside.max())
+    top, left = best[np.square(best - (size - side) / 2).sum(1).argmin()]
+    figure, axes = subplots(2, len(pictures), squeeze=False, figsize=(1.5 * len(pictures), 3.2))
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    for (label, photo), (whole, part) in zip(pictures.items(), axes.T, strict=True):
+        whole.imshow(photo, interpolation="nearest")
+        whole.add_patch(plt.Rectangle((left - 0.5, top - 0.5), side, side, fill=False, color="white", lw=1))
+        whole.set_title(label, fontsize=8, loc="center", weight="normal")
+        part.imshow(photo[top : top + side, left : left + side], interpolation="nearest")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+    return figure
+
+
+def by_hole(table: pd.DataFrame, metric: str, arms: Sequence[str], label: str = "", scale: float = 1.0) -> plt.Figure:
+    """One metric against the hole's share of the photo, a line an arm with its interval, a panel a border rule.
+
+    ``table``: tidy rows with ``arm``, ``hole_low``, ``hole_high`` and ``border``; values are multiplied by ``scale``.
+    """
+    rows = table[table["metric"] == metric]
+    borders = [border for border in ("touching", "clear") if border in set(rows["border"])]
+    figure, axes = subplots(1, len(borders), figsize=(4.2 * len(borders), 3.3), sharey=True, squeeze=False)
+    for ax, border in zip(axes[0], borders, strict=True):
+        for i, arm in enumerate(arms):
+            colour, dashes = PALETTE[i % len(PALETTE)], "-" if i < len(PALETTE) else "--"
+            line = rows[(rows["arm"] == arm) & (rows["border"] == border)].sort_values("hole_low")
+            x = 50 * (line["hole_low"] + line["hole_high"]) + 0.5 * (i - len(arms) / 2)
+            ends = [(line["value"] - line["ci_low"]).fillna(0), (line["ci_high"] - line["value"]).fillna(0)]
+            ends = [scale * end.clip(0) for end in ends]
+            ax.errorbar(x, scale * line["value"], ends, label=arm, marker=".", capsize=2, color=colour, ls=dashes)
+        ax.set(title=f"border: {border}", xlabel="hole, % of the photo")
+    axes[0, 0].set_ylabel(label or metric)
+    axes[0, -1].legend(fontsize=8)
+    return figure
+
+
+def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = (2, 4, 8)) -> plt.Figure:
+    """Power of the fill over the truth's, dB, against frequency: one line an arm, the mean over its seeds with range.
+
+    Grey lines mark the ``periods`` (px) at which strided layers can leave a grid.
+    """
+    figure, ax = subplots(figsize=(6.8, 3.6))
+    for period in periods:
+        ax.axvline(1 / period, color="0.8", lw=1, zorder=0)
+        ax.text(1 / period, 1, f"{period} px ", transform=ax.get_xaxis_transform(), fontsize=8, ha="right", va="top")
+    for i, (arm, runs) in enumerate(found.items()):
+        x = runs[0]["frequency"]
+        lines = np.array([10 * np.log10(run["fill"] / run["truth"]) for run in runs])
+        colour = PALETTE[i % len(PALETTE)]
+        ax.plot(x, lines.mean(0), label=arm, color=colour, marker=".", ls="-" if i < len(PALETTE) else "--")
+        ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
+    ax.axhline(0, color="0.4", lw=1)
+    ax.set(xlabel="frequency, cycles a pixel", ylabel="power of the fill over the truth, dB")
+    ax.legend(fontsize=8)
+    return figure
+
+
+def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray, side: int = 256) -> Path:
+    """The GIF of a mask that closes layer by layer: valid maps bool (1,1,h,w) of any size, white = valid.
+
+    Beside each map the ``photo`` (H,W,3), of which the parts are dark that no valid pixel has reached.
+    """
+    pictures, lit = [], np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR))
+    for valid, label in zip(maps, labels, strict=True):
+        grey = np.repeat(np.asarray(valid[0, 0], np.uint8)[..., None] * 255, 3, 2)
+        closed = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.NEAREST))
+        reached = (lit * (0.2 + 0.8 * closed / 255)).astype(np.uint8)
+        pictures.append(caption(np.concatenate([closed, reached], 1), label))
+    return gif(pictures, path, 700, 3)
+
+
+def growing(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 3) -> Path:
+    """The GIF of one photo whose hole grows: the input, then each arm's fill, from strips that the runs left."""
+    folder = next(iter(runs.values()))
+    rows = {"input": split_strip(folder / "growing_input.png")}
+    rows |= {label: split_strip(run / "growing.png") for label, run in runs.items()}
+    pictures = []
+    for i in range(len(rows["input"])):
+        cells = [caption(photos[i], label, zoom) for label, photos in rows.items()]
+        lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+        blank = Image.new("RGB", cells[0].size, "white")
+        lines = [[np.asarray(cell) for cell in (line + [blank] * columns)[:columns]] for line in lines]
+        pictures.append(stacked([Image.fromarray(np.concatenate(line, 1)) for line in lines]))
+    return gif(pictures, path, 180, 6)
