@@ -1,0 +1,612 @@
+"""MEDFE: networks, the audit of the released code, the cheap middle against the dear one, objective, training, use."""
+
+import copy
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from inpaintlib import BadInput, losses, pretrained, training
+from inpaintlib.data import masks
+from inpaintlib.methods import autoencoder, medfe
+from inpaintlib.methods.autoencoder import CAE
+from inpaintlib.methods.medfe import MEDFE, SWITCHES, Discriminator, Network, Settings
+
+TINY = Settings(size=64, width=2)
+CHANNELS = 4 * TINY.width  # of the branches
+
+
+def parameters(network) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def photos(n=2, size=64, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def narrow_vgg() -> nn.Sequential:
+    """VGG-16's 31 layers, 2 to 4 channels wide, with random weights large enough to carry a signal."""
+    torch.manual_seed(0)
+    widths = [2, 2, "M", 3, 3, "M", 4, 4, 4, "M", 4, 4, 4, "M", 4, 4, 4, "M"]
+    vgg = torchvision.models.vgg.make_layers(widths)
+    for layer in vgg:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.constant_(layer.bias, 0.1)
+    return vgg
+
+
+def codes(width=1, trained=(True, True), kinds=("texture", "structure")):
+    """Auto-encoders whose codes fit TINY; trained, as they say."""
+    pair = tuple(CAE(autoencoder.Settings(kind=kind, width=width), seed=5, device="cpu") for kind in kinds)
+    torch.manual_seed(5)
+    for each, shown in zip(pair, trained, strict=True):
+        each.shown = int(shown)
+        for layer in each.network.encoder.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight)
+    return pair
+
+
+def trainer(settings=TINY, **options):
+    options = {"vgg": narrow_vgg(), "structure": lambda x: x.round(), "codes": codes()} | options
+    return MEDFE(settings, device="cpu", **options)
+
+
+def weights_after(settings, steps=1, **options):
+    method = trainer(settings, **options)
+    for step in range(steps):
+        method.step(photos(seed=step), step)
+    return torch.cat([p.detach().flatten() for p in method.network.parameters()])
+
+
+# The networks
+
+
+def test_parameter_counts_are_the_released_codes():
+    with torch.device("meta"):
+        network = Network(Settings())
+        assert [parameters(part) for part in (network.encoder, network.middle, network.decoder, network.to_rgb)] == [
+            30_026_432, 54_992_928, 18_098_499, 771
+        ]  # fmt: skip
+        assert round(parameters(network) / 1e6, 1) == 103.1
+        assert parameters(Discriminator()) == 2_764_737
+        reports = Network(Settings(constraint="cae"))  # its own 768 to 256 for the code, and no 1x1 to RGB
+        assert parameters(reports) - parameters(network) == 768 * 256 - 771
+
+
+@pytest.mark.parametrize(("size", "sides"), [(256, [128, 64, 32, 16, 8, 4]), (128, [64, 32, 16, 8, 4, 4]),
+                                             (64, [32, 16, 8, 4, 4, 4])])  # fmt: skip
+def test_levels_end_at_four_pixels_and_branches_have_an_eighth(size, sides):
+    network = Network(replace(TINY, size=size))
+    levels = network.encoder(torch.zeros(1, 6, size, size))
+    assert [level.shape[1:] for level in levels] == [
+        (c, n, n) for c, n in zip([2, 4, 8, 16, 16, 16], sides, strict=True)
+    ]
+    output, structure, texture = network(torch.rand(2, 3, size, size), masks.centre(2, size))
+    assert output.shape == (2, 3, size, size)
+    assert structure.shape == texture.shape == (2, CHANNELS, size // 8, size // 8)
+    assert output.abs().max() <= 1
+
+
+def test_spectral_weight_has_largest_singular_value_one():
+    layer, x = medfe.SpectralConv2d(3, 16), torch.randn(1, 3, 8, 8)
+    for _ in range(200):
+        y = layer(x)
+    sigma = torch.linalg.svdvals(layer.weight.flatten(1))[0]
+    torch.testing.assert_close(y, F.conv2d(x, layer.weight / sigma, layer.bias, 2, 1), rtol=1e-4, atol=1e-5)
+
+
+# Audit: what the released code does, in a few lines each
+
+
+@pytest.mark.parametrize("kind", ["centre", "irregular", "random_block", "random_region", "half", "random_pixels"])
+def test_released_feature_mask_is_empty_for_every_mask(kind):
+    holes = masks.make(kind, 8, 128, 0)
+    assert not medfe.feature_hole(holes, fixed=False).any()
+    assert not medfe.feature_hole(torch.ones(1, 1, 128, 128, dtype=torch.bool), fixed=False).any()  # not even all hole
+
+
+def test_described_feature_mask_is_the_hole_in_small():
+    assert torch.equal(medfe.feature_hole(masks.centre(2, 128)), masks.centre(2, 16))
+    assert medfe.feature_hole(torch.ones(1, 1, 128, 128, dtype=torch.bool)).all()
+    holes = masks.irregular(8, 256, 0, (0.4, 0.5))
+    assert medfe.feature_hole(holes).float().mean() == pytest.approx(holes.float().mean().item(), abs=0.06)
+
+
+def test_released_initialisation_overwrites_the_counting_kernels():
+    torch.manual_seed(0)
+    counting = nn.Conv2d(256, 256, 3, padding=1, bias=False)
+    nn.init.ones_(counting.weight)
+    nn.Sequential(counting).apply(training.initialise_dcgan)
+    counts = counting(torch.ones(1, 256, 5, 5))[0, :, 2, 2]  # with ones: 2304
+    assert abs(counts.mean().item()) < 0.2
+    assert counts.std().item() == pytest.approx(0.02 * math.sqrt(2304), rel=0.1)
+    assert 0.4 < (counts < 0).float().mean().item() < 0.6
+    ours = medfe.OverwrittenPartialConv2d(256, 3).counting.sum((2, 3))
+    assert ours.std().item() == pytest.approx(counts.std().item(), rel=0.15)
+    assert isinstance(Network(Settings.released(size=64, width=2)).middle.streams[0][0].conv,
+                      medfe.OverwrittenPartialConv2d)  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [Settings.released("cae", size=64, width=2),
+                                      replace(TINY, constraint="cae_reinitialised")])  # fmt: skip
+def test_released_initialisation_overwrites_the_loaded_auto_encoders(settings):
+    loaded = codes()
+    for each in loaded:
+        nn.init.constant_(each.network.encoder[-1][0].weight, 0.5)
+    used = trainer(settings, codes=loaded).codes[1][-1][0].weight
+    assert used.std().item() == pytest.approx(0.02, rel=0.1)
+    assert (loaded[1].network.encoder[-1][0].weight == 0.5).all()  # the caller's own is not touched
+    kept = trainer(Settings.described("cae", size=64, width=2), codes=loaded).codes[1][-1][0].weight
+    assert (kept == 0.5).all()
+
+
+def test_released_reshape_scrambles_space_and_channels():
+    impulse = torch.zeros(1, 512, 32, 32)
+    impulse[0, 7, 10, 20] = 1
+    _, channels, rows, columns = medfe.range_average(impulse).nonzero().unbind(1)
+    assert channels.unique().tolist() == [7]
+    assert rows.unique().tolist() == [9, 10, 11]
+    assert columns.unique().tolist() == [19, 20, 21]
+    _, channels, rows, columns = medfe.scrambled(medfe.range_average(impulse)).nonzero().unbind(1)
+    assert (channels.min(), channels.max()) == (153, 186)
+    assert rows.unique().tolist() == [0, 16]
+    assert columns.unique().tolist() == [7]
+
+
+def test_the_1x1_constraint_leaves_all_but_three_directions_free():
+    method = trainer(replace(TINY, perceptual_weight=0, style_weight=0))
+    method.network.to_rgb = medfe.conv(256, 3, bias=True)
+    weight = method.network.to_rgb.weight.flatten(1)
+    assert weight.shape == (3, 256)
+    free = torch.linalg.svd(weight.double())[2][3:].float()  # 253 directions that the convolution does not see
+    features, truth = torch.randn(1, 256, 8, 8), torch.rand(1, 3, 64, 64)
+    other = features + 10 * torch.einsum("kc,bkhw->bchw", free, torch.randn(1, 253, 8, 8))
+    assert (other - features).abs().mean() > 5
+
+    def constraint(x):
+        terms = method.objective(truth * 2 - 1, truth, x, x, truth)
+        return terms["structure"].item(), terms["texture"].item()
+
+    assert constraint(other) == pytest.approx(constraint(features), rel=1e-4)
+    assert constraint(features + weight[0, :, None, None] * 100) != pytest.approx(constraint(features), rel=1e-2)
+
+
+def test_instance_norm_before_tanh_keeps_features_from_any_code_with_a_mean():
+    """Each channel of atanh(features) has mean 0 over the photo, whatever the weights."""
+    x, hole = torch.rand(2, 3, 64, 64), masks.centre(2, 64)
+    for constraint, expected in (("cae", True), ("cae_no_norm", False)):
+        torch.manual_seed(0)
+        network = Network(replace(TINY, constraint=constraint)).double()
+        _, structure, texture = network(x.double(), hole)
+        means = torch.cat([structure, texture]).atanh().mean((2, 3)).abs()
+        assert (means.max().item() < 1e-6) is expected
+
+
+# The middle: cheap against dear
+
+
+def test_spatial_average_is_the_materialised_gaussian():
+    x = torch.randn(2, 5, 6, 8)
+    place = torch.cartesian_prod(torch.arange(6.0), torch.arange(8.0))
+    gauss = torch.exp(-(torch.cdist(place, place) ** 2) / (2 * 1.5**2))
+    gauss = gauss / gauss.sum(1, keepdim=True)  # (48, 48)
+    expected = (x.flatten(2)[:, :, None] * gauss).sum(-1).view_as(x)  # the (B, C, 48, 48) that the code makes
+    torch.testing.assert_close(medfe.spatial_average(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_range_average_is_the_loop_over_pixels():
+    x = torch.randn(2, 5, 4, 6)
+    gate, values, expected = F.pad(x.sigmoid(), [1] * 4), F.pad(x, [1] * 4), torch.empty_like(x)
+    for b in range(2):
+        for i in range(4):
+            for j in range(6):
+                near = gate[b, :, i : i + 3, j : j + 3]
+                weights = (near * gate[b, :, i + 1, j + 1, None, None]).mean(0).flatten().softmax(0)
+                expected[b, :, i, j] = (values[b, :, i : i + 3, j : j + 3].flatten(1) * weights).sum(1)
+    torch.testing.assert_close(medfe.range_average(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_released_reshape_is_a_view_of_pixels_by_channels():
+    x = torch.randn(1, 3, 2, 4)
+    by_pixel = torch.stack([x[0, :, i, j] for i in range(2) for j in range(4)])  # (H W, C)
+    assert torch.equal(medfe.scrambled(x), by_pixel.view(1, 3, 2, 4))
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("share", [0, 0.6])
+def test_overwritten_counting_with_one_channel_is_that_with_all(kernel, share):
+    layer = medfe.OverwrittenPartialConv2d(4, kernel).double()
+    full = torch.randn(4, 4, kernel, kernel).double()
+    layer.counting.copy_(full.sum(1, keepdim=True))
+    x, valid = torch.randn(2, 4, 9, 9).double(), torch.rand(2, 1, 9, 9) >= share
+    counts = F.conv2d(valid.double().expand(2, 4, 9, 9), full, None, 1, kernel // 2)
+    y, reached = layer(x, valid)
+    expected = F.conv2d(x * valid, layer.weight, None, 1, kernel // 2) / counts
+    torch.testing.assert_close(y, torch.where(reached, expected, 0))
+
+
+def test_resizing_after_a_1x1_convolution_is_resizing_before_it():
+    layer, x = nn.Conv2d(4, 3, 1, bias=False), torch.randn(1, 4, 4, 4)
+    torch.testing.assert_close(medfe.resize(layer(x), (8, 8)), layer(medfe.resize(x, (8, 8))))
+
+
+def released_middle(middle, levels, hole):
+    """Our weights as the released code arranges them: one photo, one branch after the other, masks and ones-kernels of
+    all channels, every pixel's own Gaussian map, every 3x3 patch copied out."""
+    y, size = [F.leaky_relu(each, 0.2) for each in levels], levels[2].shape[-2:]
+    pixels, valid = size.numel(), (~medfe.feature_hole(hole)).float().expand(1, CHANNELS, *size)
+
+    def norm(x):
+        return F.leaky_relu(F.instance_norm(x), 0.2)
+
+    def filled(branch):
+        scales = []
+        for stream in middle.streams:
+            x, mask = branch, valid
+            for layer in stream:
+                weight, padding = layer.conv.weight, layer.conv.padding
+                total = F.conv2d(mask, torch.ones_like(weight), None, 1, padding)
+                x = F.conv2d(x * mask, weight, None, 1, padding) * weight[0].numel() / total.clamp(min=1)
+                x, mask = F.leaky_relu(layer.norm(x * (total > 0)), 0.2), (total > 0).float()
+            scales.append(x)
+        return middle.squeeze(torch.cat(scales, 1))
+
+    texture = filled(
+        middle.squeeze(torch.cat([part(each) for part, each in zip(middle.texture, y[:3], strict=True)], 1))
+    )
+    structure = [norm(middle.structure(medfe.resize(each, size))) for each in y[3:]]
+    structure = filled(middle.squeeze(torch.cat(structure, 1)))
+    x = middle.fuse(torch.cat([structure, texture], 1))
+    x = x * middle.equalise.excitation(x)
+    place = torch.cartesian_prod(*(torch.arange(float(side)) for side in size))
+    gauss = torch.exp(-torch.cdist(place, place).square() / (2 * 1.5**2))
+    gauss = (gauss / gauss.sum(1, keepdim=True)).view(pixels, 1, *size)
+    spatial = (gauss * x.expand(pixels, *x.shape[1:])).sum((2, 3)).T
+    patches, gates = (F.unfold(each, 3, padding=1).view(-1, 9, pixels) for each in (x, x.sigmoid()))
+    weights = (gates * x.sigmoid().view(-1, 1, pixels)).mean(0).softmax(0)
+    averages = [each.view_as(x) for each in (spatial, (patches * weights).sum(1))]
+    x = middle.equalise.squeeze(torch.cat(averages, 1))
+    back = [norm(to(medfe.resize(x, each.shape[-2:]))) for to, each in zip(middle.to_fine, levels[:3], strict=True)]
+    back += [chain(x) for chain in middle.to_coarse]
+    return [a + b for a, b in zip(levels, back, strict=True)], structure, texture
+
+
+def test_cheap_middle_of_a_batch_is_the_released_one_of_each_photo():
+    torch.manual_seed(0)
+    network, hole = Network(TINY), masks.irregular(2, 64, 0, (0.3, 0.4))
+    levels = network.encoder(torch.randn(2, 6, 64, 64))
+    ours = network.middle(levels, hole)
+    for i in range(2):
+        expected = released_middle(network.middle, [each[i : i + 1] for each in levels], hole[i : i + 1])
+        for a, b in zip((*ours[0], *ours[1:]), (*expected[0], *expected[1:]), strict=True):
+            torch.testing.assert_close(a[i : i + 1], b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("fix_mask", "same"), [(True, True), (False, False)])
+def test_filling_reads_hole_features_only_as_released(fix_mask, same):
+    middle, x = Network(replace(TINY, fix_mask=fix_mask)).middle, torch.randn(1, CHANNELS, 8, 8)
+    valid = ~medfe.feature_hole(masks.centre(1, 64), fix_mask)
+    changed = torch.where(masks.centre(1, 8), 5.0, x)
+    assert torch.equal(middle.fill(x, valid), middle.fill(changed, valid)) is same
+
+
+# The objective
+
+
+def test_relativistic_loss_in_closed_form():
+    real, fake = torch.tensor([3.0, 1.0]), torch.tensor([0.0, -2.0])  # means 2 and -1
+    # of D: r - f' - 1 = 3, 1 and f - r' + 1 = -1, -3; of G: 5, 3 and -3, -5
+    assert medfe.relativistic_loss(real, fake).item() == (5 + 5) / 2
+    assert medfe.relativistic_loss(real, fake, of_generator=True).item() == (17 + 17) / 2
+    apart = torch.full((2,), 0.5), torch.full((2,), -0.5)
+    assert medfe.relativistic_loss(*apart).item() == 0
+    assert medfe.relativistic_loss(*apart[::-1], of_generator=True).item() == 0
+
+
+def objective(settings, **options):
+    method = trainer(settings, **options)
+    torch.manual_seed(1)
+    output, truth, structures = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    structure, texture = torch.randn(2, 2, CHANNELS, 8, 8)
+    terms = method.objective(output, truth, structure, texture, structures)
+    return method, terms, output, truth, structure, texture, structures
+
+
+def test_l1_is_of_the_whole_photo_in_its_own_units():
+    _, terms, output, truth, *_ = objective(TINY)
+    assert terms["l1"].item() == pytest.approx((output - (truth * 2 - 1)).abs().mean().item())
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_perceptual_and_style_are_of_the_named_layers(fixed):
+    """relu5_2 of the released code is pool4, conv5_1 and relu again; its VGG sees [-1, 1]."""
+    _, terms, output, truth, *_ = objective(replace(TINY, fix_vgg=fixed))
+    vgg, photo = narrow_vgg(), (output + 1) / 2
+
+    def relu(x):
+        x, maps = pretrained.normalise(x) if fixed else x * 2 - 1, {}
+        for i, layer in enumerate(vgg):
+            x = maps[i] = layer(x.clone())
+        maps["relu5_2"] = maps[27] if fixed else vgg[25](vgg[24](vgg[23](maps[25])))
+        return maps
+
+    (a, b), mean = (relu(photo), relu(truth)), lambda x: x.abs().mean().item()
+    assert terms["perceptual"].item() == pytest.approx(sum(mean(a[i] - b[i]) for i in (1, 6, 11, 18, 25)), rel=1e-4)
+    grams = sum(mean(losses.gram(a[i]) - losses.gram(b[i])) for i in (8, 15, 22, "relu5_2"))
+    assert terms["style"].item() == pytest.approx(grams, rel=1e-4)
+
+
+def test_conv1x1_compares_both_branches_by_one_convolution():
+    method, terms, _, truth, structure, texture, structures = objective(TINY)
+    for name, features, picture in (("structure", structure, structures), ("texture", texture, truth)):
+        centre = torch.stack([picture[..., i::8, j::8] for i in (3, 4) for j in (3, 4)]).mean(0)  # bilinear by 8
+        expected = (method.network.to_rgb(features).tanh() - (centre * 2 - 1)).abs().mean()
+        assert terms[name].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cae_compares_each_branch_with_its_own_code():
+    caes = codes()
+    _, terms, _, truth, structure, texture, _ = objective(replace(TINY, constraint="cae"), codes=caes)
+    for name, features, cae in (("texture", texture, caes[0]), ("structure", structure, caes[1])):
+        assert terms[name].item() == pytest.approx((features - cae.encode(truth)).abs().mean().item(), rel=1e-5)
+
+
+def test_none_compares_nothing():
+    assert set(objective(replace(TINY, constraint="none"))[1]) == {"l1", "perceptual", "style"}
+
+
+def test_total_is_the_weighted_sum():
+    settings = Settings.released(size=64, width=2)
+    found = {name: value.item() for name, value in trainer(settings).step(photos(), 0).items()}
+    weights = {"l1": 1, "perceptual": 0.2, "style": 250, "adversarial": 0.2, "structure": 4, "texture": 4}
+    assert settings.weights == weights
+    assert found["total"] == pytest.approx(sum(weight * found[name] for name, weight in weights.items()), rel=1e-5)
+
+
+def test_every_weight_switch_and_choice_changes_the_step():
+    base = weights_after(TINY)
+    changes = [{name: value} for name, value in (
+        ("l1_weight", 9.0), ("perceptual_weight", 9.0), ("style_weight", 9.0), ("adversarial_weight", 9.0),
+        ("structure_weight", 9.0), ("texture_weight", 9.0), ("loss_mult", 9.0), ("fix_mask", False),
+        ("fix_init", False), ("fix_bpa", False), ("fix_vgg", False), ("local_crop", "random"), ("lr", 1e-3),
+        ("region", "irregular"), ("constraint", "none"), ("constraint", "cae"))]  # fmt: skip
+    seen = [base]
+    for change in changes:
+        after = weights_after(replace(TINY, bank=12, **change))
+        assert not any(torch.equal(after, other) for other in seen), change
+        seen.append(after)
+    kinds = [weights_after(replace(TINY, constraint=kind)) for kind in medfe.CONSTRAINTS[2:]]
+    assert not any(torch.equal(a, b) for a, b in zip(kinds, kinds[1:] + kinds[:1], strict=True))
+
+
+def test_zero_weight_switches_a_term_off():
+    settings = replace(TINY, perceptual_weight=0, style_weight=0, adversarial_weight=0, loss_mult=0)
+    method = trainer(settings)
+    before = copy.deepcopy(method.discriminators.state_dict())
+    assert set(method.step(photos(), 0)) == {"l1", "total"}
+    assert all(torch.equal(before[name], value) for name, value in method.discriminators.state_dict().items())
+
+
+@pytest.mark.parametrize("constraint", medfe.CONSTRAINTS)
+def test_presets_differ_in_the_switches_and_nothing_else(constraint):
+    released, described = (asdict(preset(constraint)) for preset in (Settings.released, Settings.described))
+    assert {name for name in released if released[name] != described[name]} == set(SWITCHES)
+    assert described["loss_mult"] * (4 if constraint[:3] != "cae" else 32 / 8) == released["loss_mult"]
+
+
+# Crops
+
+
+def test_crops_are_slices():
+    x, corners = torch.rand(3, 3, 20, 24), torch.tensor([[0, 0], [4, 7], [12, 16]])
+    expected = torch.stack([x[b, :, i : i + 8, j : j + 8] for b, (i, j) in enumerate(corners.tolist())])
+    assert torch.equal(medfe.crops(x, corners, 8), expected)
+
+
+def test_local_discriminator_looks_at_the_hole_or_anywhere():
+    holes = torch.zeros(4000, 1, 64, 64, dtype=torch.bool)
+    holes[..., 40:44, 50:54] = True
+    draws = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0))
+    corners = medfe.corners_in(holes, draws, 16, "hole")
+    assert set(corners[:, 0].tolist()) == set(range(32, 36))
+    assert set(corners[:, 1].tolist()) == set(range(42, 46))
+    assert corners.float().mean(0).tolist() == pytest.approx([33.5, 43.5], abs=0.1)
+    anywhere = medfe.corners_in(holes, draws, 16, "random")
+    assert (anywhere.min(), anywhere.max()) == (0, 48)
+    assert anywhere.float().mean(0).tolist() == pytest.approx([24, 24], abs=1)
+    edge = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    edge[..., 63, 63] = True
+    assert medfe.corners_in(edge, draws[:1], 16, "hole").tolist() == [[48, 48]]  # pushed back inside
+
+
+# Training
+
+
+@pytest.mark.parametrize("preset", [Settings.described, Settings.released])
+def test_resuming_is_bit_identical(tmp_path, preset):
+    settings = preset(size=64, width=2)
+    through, stopped, resumed = (trainer(settings) for _ in range(3))
+    for step in range(3):
+        through.step(photos(seed=step), step)
+    for step in range(2):
+        stopped.step(photos(seed=step), step)
+    training.save_checkpoint(tmp_path / "checkpoint.pt", stopped.state_dict())
+    resumed.load_state_dict(training.load_checkpoint(tmp_path / "checkpoint.pt"))
+    resumed.step(photos(seed=2), 2)
+    for a, b in zip(through.network.state_dict().values(), resumed.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(through.discriminators.state_dict().values(), resumed.discriminators.state_dict().values(),
+                    strict=True):  # fmt: skip
+        assert torch.equal(a, b)
+
+
+def test_structure_images_may_come_with_the_photos():
+    x, given = photos(), trainer(structure=None)
+    asked = trainer(structure=lambda x: 1 - x)
+    both = [given.step(torch.cat([x, 255 - x], 1), 0), asked.step(x, 0)]
+    assert both[0]["structure"].item() == pytest.approx(both[1]["structure"].item(), rel=1e-6)
+    assert both[0]["structure"].item() != both[0]["texture"].item()
+
+
+def test_photos_and_bank_are_not_written_to():
+    method, x = trainer(), photos()
+    kept, bank = x.clone(), method.bank.clone()
+    method.step(x, 0)
+    assert torch.equal(x, kept)
+    assert torch.equal(method.bank, bank)
+
+
+def test_losses_fall_on_photos_learned_by_heart():
+    smooth = F.interpolate(photos(2, 4).float(), size=64, mode="bilinear").byte()
+    settings = replace(TINY, width=4, perceptual_weight=0, style_weight=0, adversarial_weight=0, lr=5e-3)
+    method = trainer(settings)
+    found = [method.step(smooth, step) for step in range(40)]
+    for name in ("l1", "structure", "texture"):
+        assert found[-1][name] < 0.6 * found[0][name], name
+
+
+def test_half_precision_step_is_near_the_full_one():
+    full, half = (trainer(precision=precision).step(photos(), 0) for precision in ("fp32", "bf16"))
+    for name in full:
+        assert half[name].item() == pytest.approx(full[name].item(), rel=0.1), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("acceleration", ["graph", "compile"])
+def test_captured_step_equals_the_eager_one(acceleration):
+    arms = [MEDFE(TINY, 3, "cuda", "fp32", mode, narrow_vgg(), torch.round) for mode in ("eager", acceleration)]
+    for step in range(6):
+        x = photos(8, seed=step).cuda()
+        a, b = ({k: v.item() for k, v in arm.step(x, step).items()} for arm in arms)
+        assert a == pytest.approx(b, rel=1e-2), step
+
+
+# Use
+
+
+@pytest.fixture(scope="module", params=[Settings.described, Settings.released])
+def network(request):
+    return trainer(request.param(size=64, width=2))
+
+
+def test_known_pixels_stay_and_the_hole_is_never_read(network):
+    x, mask = torch.rand(3, 3, 64, 64), masks.irregular(3, 64, 0, (0.3, 0.4))
+    one = network.inpaint(x, mask)
+    other = network.inpaint(torch.where(mask, torch.rand_like(x), x), mask)
+    assert torch.equal(one, other)
+    known = ~mask.expand_as(x)
+    assert torch.equal(one[known], x[known])
+    assert 0 <= one.min() <= one.max() <= 1
+    assert one[~known].std() > 0
+
+
+def test_photos_of_a_batch_do_not_touch_each_other(network):
+    """The released code takes the first photo's mask and features for all of the batch."""
+    x, mask = torch.rand(3, 3, 64, 64), masks.irregular(3, 64, 0, (0.3, 0.4))
+    together = network.inpaint(x, mask)
+    alone = torch.cat([network.inpaint(x[i : i + 1], mask[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_other_sizes_that_the_levels_divide(network):
+    assert network.inpaint(torch.rand(1, 3, 96, 128), masks.make("half", 1, 128, 0)[..., :96, :]).shape == (
+        1,
+        3,
+        96,
+        128,
+    )
+
+
+def test_branch_pictures_are_what_the_constraint_sees(network):
+    x, mask = torch.rand(2, 3, 64, 64), masks.centre(2, 64)
+    for features, picture in zip(network.branches(x, mask), network.branch_pictures(x, mask), strict=True):
+        torch.testing.assert_close(picture * 2 - 1, network.network.to_rgb(features).tanh())
+    with pytest.raises(BadInput, match="constraint: none has no 1x1 convolution"):
+        trainer(replace(TINY, constraint="none")).branch_pictures(x, mask)
+
+
+@pytest.mark.parametrize("preset", [Settings.described, Settings.released])
+def test_saved_network_fills_alike_without_vgg_and_codes(tmp_path, preset, monkeypatch):
+    monkeypatch.setattr(pretrained, "vgg16", None)
+    method, x, mask = trainer(preset("cae", size=64, width=2)), torch.rand(2, 3, 64, 64), masks.centre(2, 64)
+    method.save(tmp_path / "weights.pt")
+    assert torch.equal(MEDFE.load(tmp_path / "weights.pt", "cpu").inpaint(x, mask), method.inpaint(x, mask))
+    training.save_checkpoint(tmp_path / "other.pt", {"settings": {}})
+    with pytest.raises(BadInput, match=r"other\.pt: not a finished MEDFE"):
+        MEDFE.load(tmp_path / "other.pt", "cpu")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": 96}, "size: 96 will not do; it must be a power of two of at least 64 px"),
+        ({"region": "corner"}, "region: 'corner' will not do; it must be centre or irregular"),
+        ({"constraint": "vae"}, "constraint: 'vae' will not do; it must be one of none, conv1x1, cae"),
+        ({"local_crop": "centre"}, "local_crop: 'centre' will not do; it must be hole or random"),
+        ({"style_weight": -1.0}, "style_weight: -1.0 will not do; it must be a number of at least 0"),
+        ({"loss_mult": math.inf}, "loss_mult: inf will not do; it must be a number of at least 0"),
+        ({"bank": 1}, "bank: 1 will not do"),
+    ],
+)
+def test_bad_settings(change, words):
+    with pytest.raises(BadInput, match=words):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (lambda: None, "codes: constraint cae compares with two auto-encoders and none were given"),
+        (lambda: codes(trained=(False, True)), "codes: the auto-encoder of texture is not trained"),
+        (lambda: codes(trained=(True, False)), "codes: the auto-encoder of structure is not trained"),
+        (lambda: codes()[::-1], "codes: the auto-encoder of texture is one of structure; give texture first"),
+        (lambda: codes(width=2), "codes: .* has codes of 16 channels, where width 2 needs 8; give it half"),
+    ],
+)
+def test_codes_that_are_missing_untrained_or_of_another_shape(given, words):
+    with pytest.raises(BadInput, match=words):
+        trainer(replace(TINY, constraint="cae"), codes=given())
+
+
+def test_an_untrained_auto_encoder_may_be_asked_for_by_name():
+    method = trainer(replace(TINY, constraint="cae_reinitialised"), codes=codes(trained=(False, False)))
+    assert method.step(photos(), 0)["total"].isfinite()
+
+
+def test_missing_vgg_weights_are_said_where_a_term_needs_them(monkeypatch):
+    def missing(device):
+        raise BadInput("vgg16.pt is missing")
+
+    monkeypatch.setattr(pretrained, "vgg16", missing)
+    with pytest.raises(BadInput, match=r"vgg16\.pt is missing"):
+        trainer(vgg=None)
+    assert trainer(replace(TINY, perceptual_weight=0, style_weight=0), vgg=None).features is None
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (72, "72x72 px will not do; .* trained at 64 px and needs multiples of 16 px a side, at least 48"),
+        (32, "photos: 32x32 px will not do"),
+    ],
+)
+def test_photos_that_the_levels_do_not_divide(size, words):
+    with pytest.raises(BadInput, match=words):
+        trainer().inpaint(torch.zeros(1, 3, size, size), masks.centre(1, size))
+
+
+def test_bad_bank_and_state():
+    for bank in (masks.centre(2, 32), masks.centre(2, 64).float(), torch.zeros(1, 1, 64, 64, dtype=torch.bool)):
+        with pytest.raises(BadInput, match=r"bank: .* it must be bool \(n, 1, 64, 64\)"):
+            trainer(bank=bank)
+    with pytest.raises(BadInput, match="checkpoint: does not fit these settings"):
+        trainer(replace(TINY, width=3), codes=None).load_state_dict(trainer().state_dict())
