@@ -8,7 +8,7 @@ where D, the windowed total variation, sums |∂S| and L, the windowed inherent 
 texture oscillates, so its L is small and it costs much; an edge has L = D. Reweighted: each iteration takes weights
 from the S of the one before and solves a linear system, ``(1 + λ/2 L_w) S = I`` for each channel, in which L_w is the
 Laplacian of a 4-neighbour grid with these weights. Solved are the published MATLAB code's systems, weights, blur
-(zero outside the image) and halving of σ included; the copy of it that we read stops at a residual of a tenth, ours not.
+(zero outside the image) and halving of σ included; the copy that we read stops at a residual of a tenth, ours not.
 
 Two solvers: ``direct`` (SciPy's sparse factorisation in float64, one photo at a time on the CPU) is the reference;
 ``cg`` solves all photos at once on their device and differs from it by less than :data:`TOLERANCE`. On one CPU core
