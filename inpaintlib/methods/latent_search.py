@@ -275,6 +275,7 @@ class Search(NamedTuple):
     latents: Tensor  # (B,L), z* of the best start
     loss: Tensor  # (B,), its total loss
     start_losses: Tensor  # (B,K), the best total loss of each start
+    start_latents: Tensor  # (B,K,L), where each start had it
     iterations: list[int]  # T
     total: Tensor  # (T,B,K), losses as they went, not yet the best so far
     context: Tensor  # (T,B,K), L_c
@@ -382,7 +383,8 @@ class LatentSearch:
         curves = {name: torch.stack([kept[name] for kept in descent.kept]).view(-1, b, s.starts)
                   for name in ("total", "context", "prior")}  # fmt: skip
         film = torch.stack([kept["z"][row] for kept in descent.kept]) if path else None
-        return Search(filled, generated, found, loss, losses, descent.at, **curves, path=film, coarse_losses=coarse)
+        starts = losses, descent.best.view(b, s.starts, -1)
+        return Search(filled, generated, found, loss, *starts, descent.at, **curves, path=film, coarse_losses=coarse)
 
 
 class _Descent:

@@ -355,6 +355,21 @@ def find(study: str, **wanted: Any) -> list[Run]:
     return [run for run in runs if all(_matches(run.parameters.get(name), value) for name, value in wanted.items())]
 
 
+def finished(study: str, preset: str, **wanted: Any) -> Run:
+    """The one finished run of a preset with these parameters, for a run that builds on it.
+
+    Raises BadInput, naming the command that makes it, where there is none, and where there are several.
+    """
+    there = [run for run in find(study, preset=preset, **wanted) if run.status() == "done"]
+    which = ", ".join(f"{name} = {show(value)}" for name, value in wanted.items())
+    if not there:
+        raise BadInput(f"{study}: no run of the preset {preset!r} with {which} is done; make it with "
+                       f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
+    if len(there) > 1:
+        raise BadInput(f"{study}: {len(there)} runs of the preset {preset!r} have {which}; name one arm of them.")
+    return there[0]
+
+
 def load_table(study: str, **wanted: Any) -> pd.DataFrame:
     """One row a run with status "done" among ``find(study, **wanted)``: ``run_id``, its parameters, its metrics.
 

@@ -18,7 +18,9 @@ from inpaintlib.study.runs import Run, find, load_table
 METRICS = (
     "psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "psnr_inner", "psnr_inner_pooled", "ssim", "ssim_hole",
     "l1", "l1_hole", "lpips", "fid", "fid_hole", "kid", "kid_hole", "sharpness", "seam", "seam_inner",
-    "images_per_second", "seconds", "peak_memory_gb",
+    "kid_cell", "valid_l1", "colour_offset", "fill_deviation", "high_frequency", "grid_peak", "early_l1_hole",
+    "loss", "context_loss", "realism", "start_spread", "start_agreement",
+    "seconds_per_photo", "images_per_second", "seconds", "peak_memory_gb",
 )  # fmt: skip
 HIGHER_IS_BETTER = {"psnr", "ssim"}
 
@@ -26,16 +28,40 @@ HIGHER_IS_BETTER = {"psnr", "ssim"}
 class Results:
     """The finished runs of one preset of a study.
 
-    ``runs``: a DataFrame with a row a run, its parameters and metrics as columns. Raises BadInput where there are none.
+    ``runs``: a DataFrame with a row a run, its parameters and metrics as columns. Where runs measured several things
+    at once, ``parts`` names the columns of per_image.csv that tell them apart (such as the kind of mask): each part of
+    a run then has a row of its own, with these columns in place of parameters of the same name.
+
+    Raises BadInput where there are none.
     """
 
-    def __init__(self, study: str, preset: str, **wanted):
-        self.study, self.preset = study, preset
+    def __init__(self, study: str, preset: str, parts: Sequence[str] = (), **wanted):
+        self.study, self.preset, self.parts = study, preset, list(parts)
         self.folder = inpaintlib.RESULTS / study
         self.runs = load_table(study, preset=preset, **wanted)
         if self.runs.empty:
             raise BadInput(f"results/{study}: there are no finished runs of the preset {preset!r}; make them with "
                            f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
+        if parts:
+            self.runs = pd.DataFrame([part for run in self.runs.to_dict("records") for part in self._divided(run)])
+
+    def _divided(self, run: dict) -> list[dict]:
+        """A run's row for each of its parts: the means of the part's photos are its metrics."""
+        common = {name: value for name, value in run.items() if name not in METRICS}
+        rows = []
+        for values, photos in Run(self.study, run["run_id"]).per_image.groupby(self.parts, sort=False):
+            means = photos[[metric for metric in METRICS if metric in photos]].mean().to_dict()
+            part = dict(zip(self.parts, values, strict=True))
+            part |= {"test_set": photos["test_set"].iloc[0]} if "test_set" in photos else {}
+            rows.append(common | means | part | {"n_photos": len(photos)} | _pooled(photos))
+        return rows
+
+    def photos(self, row: pd.Series) -> pd.DataFrame:
+        """per_image.csv of a row of ``runs``, of its part alone."""
+        photos = Run(self.study, row["run_id"]).per_image
+        for part in self.parts:
+            photos = photos[photos[part] == row[part]]
+        return photos
 
     def where(self, **wanted) -> pd.DataFrame:
         """The runs whose parameters have these values, by seed."""
@@ -52,8 +78,9 @@ class Results:
         return [pd.read_csv(folder / "history.csv") for folder in self.folders(**wanted)]
 
     def per_image(self, metric: str, **wanted) -> np.ndarray:
-        """(seeds, photos) of one column of per_image.csv."""
-        return np.array([pd.read_csv(folder / "per_image.csv")[metric] for folder in self.folders(**wanted)])
+        """(seeds, photos) of one column of per_image.csv; (seeds, 1) of a metric of whole runs, such as kid."""
+        rows = [(row, self.photos(row)) for _, row in self.where(**wanted).iterrows()]
+        return np.array([photos[metric] if metric in photos else [row[metric]] for row, photos in rows])
 
     def difference(self, metric: str, a: dict, b: dict, same_pixels: bool = True) -> statistics.Paired | None:
         """Arm a minus arm b on the same photos and seeds, or None where one is missing or their TestSets differ.
@@ -99,7 +126,7 @@ class Results:
         values = group[metric].to_numpy(float)
         interval = statistics.interval(values)
         if len(values) == 1:
-            photos = Run(self.study, group["run_id"].iloc[0]).per_image
+            photos = self.photos(group.iloc[0])
             if metric in photos:
                 interval = statistics.bootstrap(photos[metric].dropna().to_numpy())
         return {
@@ -114,6 +141,14 @@ class Results:
             self.runs.drop(columns=["run_id"]).assign(run_id=self.runs["run_id"]), self.folder / "runs.csv", self.preset
         )
         write_section(self.folder / "table.md", f"Preset `{self.preset}`", readable)
+
+
+def _pooled(photos: pd.DataFrame) -> dict[str, float]:
+    """What `metrics.summarise` makes of these photos otherwise than by a mean."""
+    from inpaintlib.metrics import summarise  # imports torch
+
+    whole = summarise(photos)
+    return {name: whole[name] for name in ("psnr_pooled", "psnr_hole_pooled", "sharpness")}
 
 
 def merge(rows: pd.DataFrame, path: Path, preset: str) -> pd.DataFrame:
