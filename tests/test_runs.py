@@ -193,7 +193,7 @@ def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch)
         run.finish({"psnr": 1.0}, pd.DataFrame({"psnr": [1.0]}))
     assert (run.folder / "per_image.csv").exists()
     assert not run.done
-    assert load_table("tiny").empty
+    assert load_table(find("tiny")).empty
 
 
 def test_a_diverged_run_needs_no_more_work_but_is_in_no_table(notebook):
@@ -206,7 +206,7 @@ def test_a_diverged_run_needs_no_more_work_but_is_in_no_table(notebook):
         "checkpoint": str(run.folder / "checkpoint.pt"),
         "message": "loss rec is nan",
     }
-    assert load_table("tiny").empty
+    assert load_table(find("tiny")).empty
 
 
 def test_a_metric_may_not_contradict_a_parameter(notebook):
@@ -226,7 +226,7 @@ def test_find_and_load_table(notebook):
     assert len(find("tiny")) == 6
     assert sorted(run.parameters["seed"] for run in find("tiny", ratio=math.inf)) == [0, 1, 2]
     assert len(find("tiny", ratio=1, seed=[0, 2])) == 2
-    table = load_table("tiny", ratio=math.inf)
+    table = load_table(find("tiny", ratio=math.inf))
     assert (table["psnr"] - table["seed"]).tolist() == [10.0, 10.0]
     assert table["ratio"].tolist() == [math.inf] * 2
     assert table["run_id"].tolist() == [run.id for run in find("tiny", ratio=math.inf, seed=[0, 1])]

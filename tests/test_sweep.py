@@ -127,6 +127,22 @@ def test_what_is_more_particular_goes_over_the_rest(study):
     assert [item.parameters for item in pinned] == [{"ratio": 3.0, "seed": 5, "act": "finish"}]
 
 
+def test_a_presets_tables_hold_neither_overridden_runs_nor_those_of_an_older_file(study, monkeypatch):
+    monkeypatch.setitem(globals(), "PARAMETERS", PARAMETERS + 'preset: str = ""  # a label (cosmetic)\n')
+    path = study("{quick: {runs: [{ratio: [1, 2]}]}}")
+    now, other = sweep.plan(path, "quick"), sweep.plan(path, "quick", overrides={"ratio": 3, "seed": 4})
+    assert {item.parameters["preset"] for item in now} == {"quick"}
+    assert {item.parameters["preset"] for item in other} == {"quick+ratio=3+seed=4"}
+    older = sweep.plan(study("{quick: {runs: [{ratio: 9}]}}"), "quick")
+    path = study("{quick: {runs: [{ratio: [1, 2]}]}}")
+    for item in (*now, *other, *older):
+        item.run.folder.mkdir(parents=True)
+        (item.run.folder / "params.json").write_text(json.dumps(item.parameters))
+    assert {run.id for run in runs.of_preset("tiny", "quick")} == {item.run_id for item in now}
+    assert {run.id for run in runs.of_preset("tiny", "quick+ratio=3+seed=4")} == {item.run_id for item in other}
+    assert [run.id for run in runs.of_preset("tiny", "quick", ratio=2.0)] == [now[1].run_id]
+
+
 def test_a_run_keeps_its_name_when_the_sweep_grows(study):
     path = study("{quick: {runs: [{ratio: [1, 2]}]}}")
     first = sweep.plan(path, "quick")[0]

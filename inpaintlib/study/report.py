@@ -7,6 +7,7 @@ from pathlib import Path
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.study import sweep
+from inpaintlib.study.runs import find
 
 
 def execute(study: str, preset: str) -> Path | None:
@@ -20,7 +21,7 @@ def execute(study: str, preset: str) -> Path | None:
     plan = sweep.load(study)
     if plan.report is None:
         return None
-    if not any(item.run.done for item in sweep.plan(plan, preset)):
+    if not any(run.done for run in find(study, preset=preset)):
         raise BadInput(f"{study}: no run of the preset {preset!r} is done; make them with "
                        f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
     target = inpaintlib.RESULTS / study / plan.report.name

@@ -342,6 +342,17 @@ class Run:
                 os.utime(self._lock)
 
 
+def of_preset(study: str, preset: str, **wanted: Any) -> list[Run]:
+    """The runs of a preset as its sweep file stands now, where it has any; else all that carry the preset's name.
+
+    Runs that an earlier version of the file asked for stay in their folders and out of the tables.
+    """
+    from inpaintlib.study import sweep  # which imports this module
+
+    there, planned = find(study, preset=preset, **wanted), sweep.planned_ids(study, preset)
+    return [run for run in there if run.id in planned] or there
+
+
 def find(study: str, **wanted: Any) -> list[Run]:
     """The study's started runs, by id, whose parameters have the ``wanted`` values (one, or a list of them).
 
@@ -360,7 +371,7 @@ def finished(study: str, preset: str, **wanted: Any) -> Run:
 
     Raises BadInput, naming the command that makes it, where there is none, and where there are several.
     """
-    there = [run for run in find(study, preset=preset, **wanted) if run.status() == "done"]
+    there = [run for run in of_preset(study, preset, **wanted) if run.status() == "done"]
     which = ", ".join(f"{name} = {show(value)}" for name, value in wanted.items())
     if not there:
         raise BadInput(f"{study}: no run of the preset {preset!r} with {which} is done; make it with "
@@ -370,13 +381,13 @@ def finished(study: str, preset: str, **wanted: Any) -> Run:
     return there[0]
 
 
-def load_table(study: str, **wanted: Any) -> pd.DataFrame:
-    """One row a run with status "done" among ``find(study, **wanted)``: ``run_id``, its parameters, its metrics.
+def load_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run with status "done": ``run_id``, its parameters, its metrics.
 
-    Runs that diverged have no metrics and are not here: look for them with ``find`` and ``Run.status``.
+    Runs that diverged have no metrics and are not here: ask them for their ``status()``.
     """
-    runs = [run for run in find(study, **wanted) if run.status() == "done"]
-    return pd.DataFrame([{"run_id": run.id, **run.parameters, **run.metrics} for run in runs])
+    done = [run for run in runs if run.status() == "done"]
+    return pd.DataFrame([{"run_id": run.id, **run.parameters, **run.metrics} for run in done])
 
 
 def environment() -> dict[str, Any]:

@@ -126,6 +126,9 @@ def load(study: str | Path) -> Sweep:
 def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | None = None) -> list[Planned]:
     """The runs of a preset in order, every parameter checked; ``overrides`` go over all that the file says.
 
+    A notebook's ``preset`` parameter, its label for reports, becomes the preset's name; with overrides it names them
+    too, ``quick+kimg=20``, so that such runs never enter the preset's own tables.
+
     Raises BadInput, naming file and key, for an unknown preset or parameter, a wrong type or a value out of range.
     """
     sweep = sweep if isinstance(sweep, Sweep) else load(sweep)
@@ -136,18 +139,27 @@ def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | Non
     _check(sweep, "parameters", sweep.parameters)
     _check(sweep, f"{where}.parameters", chosen.parameters)
     _check(sweep, "the overrides", overrides)
+    name = "+".join([preset, *(f"{key}={runs.show(value)}" for key, value in overrides.items())])
+    label = {"preset": name} if "preset" in runs.notebook_parameters(sweep.notebook) else {}
     planned = {}
     for i, grid in enumerate(chosen.runs):
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             _check(sweep, f"{where}.runs[{i}]", point)
-            given = {**sweep.parameters, **chosen.parameters, **point, **overrides}
+            given = {**sweep.parameters, **chosen.parameters, **point, **overrides, **label}
             parameters = {n: v for n, v in runs.check(sweep.notebook, given).items() if n not in runs.ADDRESS}
             key = runs.digest(sweep.notebook, parameters)
             if key not in planned:
                 name = runs.name_run(sweep.study, sweep.notebook, parameters, {**point, **overrides})
                 planned[key] = Planned(sweep.study, name, parameters)
     return list(planned.values())
+
+
+def planned_ids(study: str, preset: str) -> set[str]:
+    """The ids of a preset's runs as its sweep file stands now; none where there is no such sweep or preset."""
+    if not (inpaintlib.ROOT / "notebooks" / "sweeps" / f"{study}.yaml").exists() or preset not in load(study).presets:
+        return set()
+    return {item.run_id for item in plan(study, preset)}
 
 
 def run(

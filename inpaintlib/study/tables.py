@@ -13,7 +13,7 @@ import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
 from inpaintlib.study import statistics
-from inpaintlib.study.runs import Run, find, load_table
+from inpaintlib.study.runs import Run, load_table, of_preset
 
 METRICS = (
     "psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "psnr_inner", "psnr_inner_pooled", "ssim", "ssim_hole",
@@ -38,7 +38,7 @@ class Results:
     def __init__(self, study: str, preset: str, parts: Sequence[str] = (), **wanted):
         self.study, self.preset, self.parts = study, preset, list(parts)
         self.folder = inpaintlib.RESULTS / study
-        self.runs = load_table(study, preset=preset, **wanted)
+        self.runs = load_table(of_preset(study, preset, **wanted))
         if self.runs.empty:
             raise BadInput(f"results/{study}: there are no finished runs of the preset {preset!r}; make them with "
                            f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
@@ -127,7 +127,7 @@ class Results:
         interval = statistics.interval(values)
         if len(values) == 1:
             photos = self.photos(group.iloc[0])
-            if metric in photos:
+            if metric in photos and np.isclose(photos[metric].mean(), values[0]):  # else no mean of photos
                 interval = statistics.bootstrap(photos[metric].dropna().to_numpy())
         return {
             "metric": metric, "value": values.mean(), "ci_low": interval.low, "ci_high": interval.high,
@@ -187,8 +187,3 @@ def readable(table: pd.DataFrame, by: str, metrics: dict[str, int], name=str) ->
                 row[metric] = cell(*cells.loc[metric, ["value", "ci_low", "ci_high"]], digits)
         rows.append({**row, "seeds": group["n_seeds"].iloc[0], "photos": group["n_photos"].iloc[0]})
     return pd.DataFrame(rows)
-
-
-def all_runs(study: str, preset: str) -> list[Run]:
-    """Every started run of a preset, diverged and failed ones too."""
-    return find(study, preset=preset)

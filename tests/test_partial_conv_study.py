@@ -1,0 +1,362 @@
+"""The partial convolution study: its twelve cells, its own measures, and claims about single cells."""
+
+import math
+import zipfile
+from dataclasses import fields
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import inpaintlib
+from inpaintlib import ROOT, BadInput, metrics
+from inpaintlib.data import masks
+from inpaintlib.data.test_set import TestSet
+from inpaintlib.files import write_json
+from inpaintlib.methods.partial_conv import PartialConvNet, Settings
+from inpaintlib.study import bench, claims, figures, irregular, runs, sweep
+from inpaintlib.study.tables import Results
+
+STUDY = "partial_conv_losses"
+
+
+def some_photos(n, size=64, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def no_nvidia(monkeypatch):
+    def missing(name):
+        raise BadInput(f"{name} is not here")
+
+    monkeypatch.setattr(irregular.datasets, "locate", missing)
+
+
+# The test set
+
+
+def test_every_photo_has_a_hole_of_every_cell():
+    photos = some_photos(3)
+    found = irregular.table1("photos", photos, ["a", "b", "c"], "generated")
+    holes, ratio = found.masks().view(3, 12, 64, 64), masks.hole_ratio(found.masks()).view(3, 12)
+    for i, (low, high, border) in enumerate(irregular.CELLS.itertuples(index=False)):
+        assert ((ratio[:, i] > low) & (ratio[:, i] <= high)).all()
+        if border == "clear":
+            assert not holes[:, i, :6].any()
+            assert not holes[:, i, :, -6:].any()
+    assert torch.equal(ratio[:, 0::2], ratio[:, 1::2])  # one area under both border rules
+    assert torch.equal(found.photos.view(3, 12, 3, 64, 64), photos[:, None].expand(3, 12, 3, 64, 64))
+    assert found.ids[13] == "b 0.01-0.1 clear"
+    assert found.name == "photos, generated masks"
+
+
+def test_nvidias_masks_go_to_their_cells_and_are_taken_where_they_are(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "test_mask.zip", "w") as archive:
+        for thousand, (low, high) in enumerate(ratio for ratio in masks.RATIO_BINS for _ in range(2)):
+            hole = masks.irregular(1, 64, 7, (low, high), "clear")[0, 0].numpy()
+            Image.fromarray(hole).save(picture := BytesIO(), "PNG")
+            archive.writestr(f"testing_mask_dataset/{1000 * thousand:05}.png", picture.getvalue())
+    monkeypatch.setattr(irregular.datasets, "locate", lambda name: tmp_path / f"{name.split('_')[2]}_mask.zip")
+    found = irregular.table1("photos", some_photos(2), "ab", "auto")
+    assert found.name == "photos, NVIDIA's masks"
+    expected = torch.cat([masks.irregular(1, 64, 7, ratio, "clear") for ratio in masks.RATIO_BINS for _ in range(2)])
+    assert torch.equal(found.masks(), torch.cat([expected, expected]))  # one mask a cell, repeated
+
+
+def test_without_nvidias_masks_auto_takes_ours_and_nvidia_says_so(no_nvidia):
+    photos = some_photos(1)
+    assert irregular.table1("p", photos, "a", "auto").hash == irregular.table1("p", photos, "a", "generated").hash
+    with pytest.raises(BadInput, match="nvidia_masks_test is not here"):
+        irregular.table1("p", photos, "a", "nvidia")
+    with pytest.raises(BadInput, match="test_masks: 'ours' will not do; it must be one of auto, nvidia, generated"):
+        irregular.table1("p", photos, "a", "ours")
+
+
+def test_examples_are_one_of_each_cell():
+    found = irregular.table1("p", some_photos(24), range(24), "generated")
+    photos, holes = irregular.one_of_each_cell(found)
+    ratio = masks.hole_ratio(holes).tolist()
+    assert all(
+        low < r <= high for r, (low, high, _) in zip(ratio, irregular.CELLS.itertuples(index=False), strict=True)
+    )
+    assert len({photo.sum().item() for photo in photos}) == 12
+
+
+def test_a_growing_hole_grows_inside_out_to_the_areas_it_says():
+    grown = irregular.growing_holes(64, frames=7)
+    assert (grown[:-1] <= grown[1:]).all()
+    expected = [round(share * 64**2) for share in torch.linspace(0.03, 0.6, 7).tolist()]
+    assert grown.sum((1, 2, 3)).tolist() == expected
+
+
+# Measures
+
+
+class Grey:
+    """Fills holes with what it is told they hold, else grey, and is off by 0.1 elsewhere."""
+
+    device = torch.device("cpu")
+
+    def inpaint(self, photos, mask, fill=None):
+        return torch.where(mask, torch.tensor(0.5) if fill is None else fill, photos)
+
+    def predict(self, photos, mask, fill=None):
+        return torch.where(mask, 0.5, photos + 0.1)
+
+
+def test_colour_offset_is_the_fills_mean_error_not_its_texture():
+    hole = masks.centre(2, 8)
+    truth = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
+    composite = torch.where(hole, truth + 51, truth)
+    composite[1] = truth[1]
+    composite[1, :, 2:6, 2:4], composite[1, :, 2:6, 4:6] = 149, 51  # texture whose mean is right
+    found = irregular.colour_offset(composite, TestSet.make("t", truth, hole, "ab"))
+    assert found == pytest.approx([0.2, 0.0])
+
+
+def test_fill_deviation_and_valid_l1_in_closed_form():
+    test_set = TestSet.make("t", some_photos(3, 16), masks.random_pixels(3, 16, 0, 0.3), "abc")
+    assert irregular.fill_deviation(Grey(), test_set) == pytest.approx([math.sqrt(1 / 6)] * 3)  # of 0, 1/2 and 1
+    assert irregular.valid_l1(Grey(), test_set) == pytest.approx([0.1] * 3, rel=1e-4)
+
+
+def test_partial_convolutions_do_not_depend_on_what_the_hole_held_and_plain_ones_do():
+    test_set = irregular.table1("p", some_photos(1, 32), "a", "generated")
+    choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
+    partial, plain = (PartialConvNet(Settings(**choices, conv=conv), device="cpu") for conv in ("partial", "plain"))
+    assert (irregular.fill_deviation(partial, test_set) == 0).all()
+    assert (irregular.fill_deviation(plain, test_set) > 1e-3).all()
+
+
+def test_kid_of_cells_averages_to_the_kid_of_each_cell():
+    cells = pd.concat([irregular.CELLS.iloc[:2]] * 5, ignore_index=True)
+    found = metrics.Evaluation({}, cells, torch.empty(0))
+    found.features[""] = torch.randn(10, 7), torch.randn(10, 7) + 0.3
+    shares = irregular.kid_of_cells(found)
+    for first in (0, 1):
+        expected = metrics.kid(*(features[first::2] for features in found.features[""]))
+        assert shares[first::2].mean() == pytest.approx(expected)
+
+
+def test_the_periodogram_of_a_wave_is_at_its_frequency():
+    wave = 0.7 * torch.cos(2 * math.pi * 8 * torch.arange(32) / 32)
+    power = irregular.periodogram(wave.expand(2, 3, 32, 32))  # rows are waves, columns constant
+    assert power[8] == pytest.approx(0.7**2 * 32 / 6 / 2, rel=1e-4)  # half of the lines; Hann's gain 1/2, power 3/8
+    assert power.argmax() == 8
+    assert power[[0, 5, 11, 16]].max() < 1e-8
+
+
+def test_grid_peak_and_high_frequency_in_closed_form():
+    frequency = np.arange(1, 17) / 32
+    found = pd.DataFrame({"frequency": frequency, "fill": 1 / frequency, "truth": 1 / frequency})
+    assert irregular.grid_peak(found) == pytest.approx(0)
+    assert irregular.high_frequency(found) == pytest.approx(1)
+    found.loc[7, "fill"] *= 10  # frequency 1/4
+    assert irregular.grid_peak(found) == pytest.approx(10 / 3)  # 10 dB at one of three periods
+    found["fill"] = found["truth"] * np.where(frequency < 0.25, 1, 0.2)
+    assert irregular.high_frequency(found) == pytest.approx(0.2)
+
+
+def test_spectrum_is_that_of_the_fill_alone():
+    photos = some_photos(4, 64)
+    same = irregular.spectrum(lambda photo, mask: photo, photos)
+    assert np.array_equal(same["fill"], same["truth"])
+    assert same["frequency"].tolist() == [k / 32 for k in range(1, 17)]
+    flat = irregular.spectrum(lambda photo, mask: torch.where(mask, 0.5, photo), photos)
+    assert flat["fill"].max() < 1e-9
+    assert np.array_equal(flat["truth"], same["truth"])
+
+
+def test_early_is_the_evaluation_nearest_a_quarter():
+    history = pd.DataFrame({"kimg": [0, 0.9, 1.1, 2, 4], "test_l1_hole": [9, np.nan, 7, 6, 5]})
+    assert irregular.early(history, "l1_hole", 4) == 7
+
+
+def test_a_saved_network_fills_as_before(tmp_path):
+    choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
+    method = PartialConvNet(Settings(**choices, conv="plain", fill="grey"), device="cpu")
+    method.step(some_photos(4, 32), 0)
+    (tmp_path / "checkpoint.pt").touch()
+    method.save(tmp_path / "weights.pt")
+    assert not (tmp_path / "checkpoint.pt").exists()
+    photos, hole = torch.rand(2, 3, 32, 32), masks.centre(2, 32)
+    again = PartialConvNet.load(tmp_path / "weights.pt", "cpu")
+    assert torch.equal(again.inpaint(photos, hole), method.inpaint(photos, hole))
+    torch.save({"generator": {}}, tmp_path / "other.pt")
+    with pytest.raises(BadInput, match="not a finished partial convolution network"):
+        PartialConvNet.load(tmp_path / "other.pt")
+
+
+# Claims and tables
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A results folder, and a function that puts a run into it whose l1 in each cell is known."""
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+
+    def add(arm, seed, l1, **more):
+        folder = tmp_path / STUDY / "runs" / f"{arm}-{seed}"
+        folder.mkdir(parents=True)
+        write_json(folder / "params.json", {"arm": arm, "seed": seed, "preset": "quick", "dataset": "demo"})
+        photos = pd.concat([irregular.CELLS] * 3, ignore_index=True)
+        photos = photos.assign(l1=np.resize(l1, 36), hole_ratio=0.5, pixels=4, mse=0.1, mse_hole=0.1, psnr=1.0,
+                               psnr_hole=1.0, ssim=1.0, ssim_hole=1.0, l1_hole=1.0, seam=0.0, laplacian=1.0,
+                               laplacian_truth=1.0)  # fmt: skip
+        photos.to_csv(folder / "per_image.csv", index=False)
+        mean = {"l1": float(np.mean(l1)), "n_photos": 36, "test_set": "a" * 64, **more}
+        write_json(folder / "metrics.json", mean | {"status": "done"})
+
+    return add
+
+
+RISING = np.repeat(np.arange(1, 7) / 100, 2)  # .01 to .06, alike under both border rules
+
+
+def outcome(**claim):
+    return claims.test(claims.check(STUDY, {"id": "x", "source": "", "statement": "", "metric": "l1"} | claim),
+                       Results(STUDY, "quick"))  # fmt: skip
+
+
+def test_a_claim_about_each_cell_is_as_true_as_in_its_worst_cell(study):
+    for seed in range(3):
+        study("full", seed, RISING)
+        study("lower", seed, RISING - [0.003 + 0.0001 * seed, *[0.001 + 0.0001 * seed] * 11])
+        study("once higher", seed, RISING - [*[0.001 + 0.0001 * seed] * 11, -0.004 - 0.0001 * seed])
+    arms = {"b": {"arm": "full"}, "test": "less", "each": ["hole_low", "border"]}
+    found = outcome(a={"arm": "lower"}, **arms)
+    assert (found.verdict, found.ours) == ("reproduced", pytest.approx(-0.0011))  # not the mean over cells
+    found = outcome(a={"arm": "once higher"}, **arms)
+    assert (found.verdict, found.ours) == ("not reproduced", pytest.approx(0.0041))
+    assert outcome(a={"arm": "lower"}, b={"arm": "full"}, test="less").verdict == "reproduced"
+    assert outcome(a={"arm": "absent"}, **arms).verdict == "not tested"
+
+
+def test_a_claim_may_compare_two_cells_of_one_arm(study):
+    for seed in range(3):
+        study("full", seed, RISING - np.tile([0, 0.002 + 0.0001 * seed], 6))  # border clear is lower
+    clear, touching = ({"arm": "full", "border": border} for border in ("clear", "touching"))
+    found = outcome(a=clear, b=touching, test="less", each=["hole_low"])
+    assert (found.verdict, found.ours, found.seeds) == ("reproduced", pytest.approx(-0.0021), 3)
+    assert outcome(a=touching, b=clear, test="less").verdict == "not reproduced"
+
+
+def test_a_trend_over_cells_must_be_in_order_where_the_claim_says_so(study):
+    for seed in range(3):
+        study("full", seed, RISING)
+        study("swapped", seed, RISING[[0, 1, 4, 5, 2, 3, *range(6, 12)]])
+    trend = {"test": "increasing", "by": "hole_low", "above": 0.99}
+    assert outcome(where={"arm": "full"}, **trend).verdict == "reproduced"
+    found = outcome(where={"arm": "swapped"}, **trend)
+    assert (found.verdict, found.ours) == ("not reproduced", pytest.approx(1 - 6 * 2 / (6 * 35)))
+
+
+def test_a_figure_of_one_cell_and_a_metric_of_whole_runs(study):
+    for seed, kid in enumerate((0.1, 0.2, 0.15)):
+        study("full", seed, RISING, kid=kid)
+        study("other", seed, RISING, kid=kid + 0.1 + 0.01 * seed)
+    cell = {"arm": "full", "border": "clear", "hole_low": 0.2}
+    found = outcome(test="figure", where=cell, published=0.0301, within=0.001)
+    assert (found.verdict, found.ours) == ("reproduced", pytest.approx(0.03))
+    assert outcome(test="figure", where=cell, published=0.03, within=0.001, dataset="places2").verdict == "not tested"
+    found = outcome(metric="kid", test="greater", a={"arm": "other"}, b={"arm": "full"})
+    assert (found.verdict, found.ours, found.seeds) == ("reproduced", pytest.approx(0.11), 3)
+    assert outcome(metric="fid", test="greater", a={"arm": "other"}, b={"arm": "full"}).verdict == "not tested"
+
+
+def test_the_table_by_cell_has_ours_and_only_the_papers_confirmed_figures(study):
+    for seed in range(2):
+        study("full", seed, RISING + [-0.001, 0.001][seed])
+    cells = Results(STUDY, "quick", parts=irregular.CELL).tidy(["arm", *irregular.CELL])
+    assert {"hole_low", "hole_high", "border", "metric", "value", "n_seeds", "test_set"} <= set(cells)
+    shown = irregular.by_cell(cells, ["full"], sweep.load(STUDY).claims)
+    assert shown.shape[1] == 12
+    half = 12.706204736 * 0.001  # Student's t of two seeds times their standard error
+    assert shown.loc[("l1, %", "full"), ("clear", "20-30 %")] == f"3.00 ± {100 * half:.2f}"
+    paper = shown.xs("paper: Places2, 512 px", level=1)
+    assert (paper != "").sum().sum() == 9
+    assert paper["clear"][["10-20 %", "20-30 %", "30-40 %"]].to_numpy().tolist() == [
+        ["1.09", "1.88", "2.84"], ["28.32", "25.25", "22.89"], ["0.870", "0.779", "0.689"]]  # fmt: skip
+
+
+def test_one_seed_has_no_interval_over_photos_of_what_is_no_mean_of_photos(study):
+    study("telea", 0, RISING, psnr=5.0, ssim=1.0)  # photos have a psnr of 1 and an ssim of 1
+    rows = Results(STUDY, "quick").tidy(["arm"]).set_index("metric")
+    assert rows.loc["ssim", ["value", "ci_low", "ci_high"]].tolist() == [1, 1, 1]
+    assert rows.loc["psnr", "value"] == 5
+    assert math.isnan(rows.loc["psnr", "ci_low"])
+
+
+def test_relative_gap_is_in_per_cent_of_the_base(study):
+    for seed in range(2):
+        study("full", seed, 0.9 * RISING)
+        study("plain mean", seed, RISING)
+    cells = Results(STUDY, "quick", parts=irregular.CELL).tidy(["arm", *irregular.CELL])
+    gap = irregular.relative_gap(cells, "full", "plain mean", ["l1", "lpips"])
+    assert gap.index.tolist() == ["l1"]
+    assert (gap.loc["l1"] == 10).all()
+
+
+def test_parameters_of_notebook_20_are_the_settings_of_the_method():
+    declared = runs.notebook_parameters(ROOT / "notebooks" / "20_partial_conv.ipynb")
+    for field in fields(Settings):
+        assert declared[field.name].type is type(field.default), field.name
+
+
+@pytest.mark.parametrize("preset", ["quick", "laptop", "full", "faces"])
+def test_each_arm_differs_from_full_in_what_it_is_named_after(preset):
+    planned = [item.parameters for item in sweep.plan(STUDY, preset)]
+    full = {p["seed"]: p for p in planned if p["arm"] == "full"}
+    allowed = {"no style": {"style_weight"}, "small style": {"style_weight"}, "no perceptual": {"perceptual_weight"},
+               "no TV": {"tv_weight"}, "plain mean": {"conv"}, "plain grey": {"conv", "fill"},
+               "no scaling": {"scaling"}, "no second stage": {"second_stage_kimg"}}  # fmt: skip
+    for p in planned:
+        differs = {name for name, value in p.items() if value != full[p["seed"]][name]} - {"arm"}
+        default = {"vgg_input"} if p["arm"].startswith("VGG") else {"filler"}
+        assert differs == (set() if p["arm"] == "full" else allowed.get(p["arm"], default)), p["arm"]
+
+
+# Pictures and speed
+
+
+def test_zoom_lies_where_the_hole_is():
+    figures.style()
+    photo, hole = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), bool)
+    photo[2:12, 25:35], hole[2:12, 25:35] = 255, True
+    figure = figures.zoomed({"input": photo, "truth": photo}, side=0.25, where=hole)
+    assert all((ax.images[0].get_array() == 255).all() for ax in figure.axes[2:])
+    assert [ax.get_title(loc="center") for ax in figure.axes[:2]] == ["input", "truth"]
+
+
+def test_errors_by_hole_are_drawn_at_their_bins_in_their_panels():
+    rows = irregular.CELLS.assign(arm="full", metric="l1", value=RISING, ci_low=RISING - 0.01, ci_high=RISING + 0.01)
+    figure = figures.by_hole(rows, "l1", ["full"], scale=100)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["border: touching", "border: clear"]
+    x, y = figure.axes[1].lines[0].get_data()
+    assert y == pytest.approx([1, 2, 3, 4, 5, 6])
+    assert x == pytest.approx([5.5, 15, 25, 35, 45, 55], abs=0.3)
+
+
+def test_the_gif_of_a_closing_mask_ends_when_nothing_is_missing(tmp_path):
+    with Image.open(irregular.watch_filling(tmp_path / "filling.gif", 128)) as picture:
+        picture.seek(picture.n_frames - 1)
+        last = np.asarray(picture.convert("L"))[18:, :192]
+        picture.seek(picture.n_frames - 2)
+        before = np.asarray(picture.convert("L"))[18:, :192]
+    assert last.min() > 250
+    assert before.min() < 5
+
+
+def test_the_benchmark_runs_layers_forward_and_backward_and_arms_in_turns():
+    layer = bench._layer(bench.PartialConv2d, 4, 8, 16, 5, 2, False, torch.device("cpu"))
+    shapes = [tuple(gradient.shape) for gradient in layer()]
+    assert shapes == [(2, 4, 16, 16), (8, 4, 5, 5), (8,)]  # backward to features, weights, bias
+    turns = []
+    seconds = bench._in_turns(
+        {"a": lambda *_: turns.append("a"), "b": lambda *_: turns.append("b")}, torch.empty(0), False
+    )
+    assert turns == ["a", "b"] * 4
+    assert len(seconds) == 2
