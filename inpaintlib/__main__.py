@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--preset", default="quick")
 
     sub = command("bench", bench, "Measure training speed beside a plain baseline; writes results/bench.csv.")
-    sub.add_argument("name", help="context_encoder")
+    sub.add_argument("name", help="context_encoder | partial_conv | latent_search")
     return top
 
 

@@ -213,12 +213,15 @@ class Evaluation(dict):
         per_image: a row for each photo: id, hole_ratio, pixels, and its mse, psnr, ssim, l1 (each also ``_hole``),
             laplacian and laplacian_truth (sums over the inner hole), sharpness, seam, lpips.
         composites: the completed photos, uint8 (n, 3, H, W), on the CPU.
+        features: with "inception", Inception's of the composites and of the true photos, (n, 2048) both, by the ending
+            of the metrics that are made of them ("" and "_hole").
     """
 
     def __init__(self, metrics: dict, per_image: pd.DataFrame, composites: Tensor):
         super().__init__(metrics)
         self.per_image = per_image
         self.composites = composites
+        self.features: dict[str, tuple[Tensor, Tensor]] = {}
 
 
 def evaluate(
@@ -277,18 +280,20 @@ def evaluate(
 
     per_image = pd.concat(rows, ignore_index=True)
     per_image.insert(0, "id", per_image.pop("id"))
-    metrics = summarise(per_image)
+    metrics, pairs = summarise(per_image), {}
     if network:
         for where, ours in _join(features).items():
-            truth = _truth_features(network, test_set, batch, device)[where]
-            metrics[f"fid{where}"], metrics[f"kid{where}"] = fid(ours, truth), kid(ours, truth)
+            pairs[where] = ours, _truth_features(network, test_set, batch, device)[where]
+            metrics[f"fid{where}"], metrics[f"kid{where}"] = fid(*pairs[where]), kid(*pairs[where])
     metrics |= {
         "images_per_second": float(np.median(speeds)),
         "seconds": time.perf_counter() - start,
         "peak_memory_gb": max(peaks),
         "test_set": test_set.hash,
     }
-    return Evaluation(metrics, per_image, torch.cat(composites))
+    evaluation = Evaluation(metrics, per_image, torch.cat(composites))
+    evaluation.features = pairs
+    return evaluation
 
 
 def summarise(per_image: pd.DataFrame) -> dict[str, float]:

@@ -12,7 +12,8 @@ loss sees [0, 1]. Not followed: NVIDIA's training masks, which a user may pass a
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput, losses, pretrained
 from inpaintlib.data import masks
-from inpaintlib.training import Trainer, adam, generator, seeded
+from inpaintlib.training import Trainer, adam, generator, load_checkpoint, save_checkpoint, seeded
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = losses.SCALINGS["imagenet"]
 MOSTLY_HOLE = 0.8  # a larger share of holes is taken for an inverted mask
@@ -378,9 +379,16 @@ class PartialConvNet(Trainer):
                 terms["style"] = sum(losses.style(each, true) for each in predicted)
         return terms
 
-    @torch.no_grad()
     def inpaint(self, photos: Tensor, mask: Tensor, fill: Tensor | None = None) -> Tensor:
         """An Inpainter: photos (B,3,H,W) in [0,1], mask (B,1,H,W) True = hole -> the completed photos.
+
+        Known pixels are those of the photos; otherwise as :meth:`predict`.
+        """
+        return torch.where(mask, self.predict(photos, mask, fill), photos)
+
+    @torch.no_grad()
+    def predict(self, photos: Tensor, mask: Tensor, fill: Tensor | None = None) -> Tensor:
+        """What the network says of all pixels, known ones too: (B,3,H,W), clamped to [0,1].
 
         H and W may differ from the training size where they are multiples of the network's stride. ``fill``: what
         the hole holds, broadcast to the photos, instead of the settings' colour; partial convolutions never see it.
@@ -400,7 +408,23 @@ class PartialConvNet(Trainer):
         self.network.eval()
         predicted = self.network(photos, mask, fill)
         self.network.train()
-        return torch.where(mask, predicted.clamp(0, 1), photos)
+        return predicted.clamp(0, 1)
+
+    def save(self, path: Path) -> None:
+        """Writes what filling holes needs, settings and weights, in place of the larger checkpoint beside it."""
+        save_checkpoint(path, {"settings": asdict(self.settings), "network": self.network.state_dict()})
+        path.with_name("checkpoint.pt").unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, device: str = "auto") -> "PartialConvNet":
+        """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
+        state = load_checkpoint(path)
+        if set(state) != {"settings", "network"}:
+            raise BadInput(f"{path}: not a finished partial convolution network (weights.pt of a run of notebook 20)")
+        no_training = {"perceptual_weight": 0.0, "style_weight": 0.0, "hole_weight": 1.0, "bank": len(masks.RATIO_BINS)}
+        network = cls(Settings(**state.pop("settings") | no_training), device=device, acceleration="eager")
+        network.load_state_dict(state)
+        return network
 
 
 def _check_polarity(holes: Tensor, name: str) -> None:

@@ -13,8 +13,10 @@ the ``published`` figure where the source prints one, and a ``test``:
 ``declines``    the best evaluation in training is better than the last by over ``above``, ``where``
 ==============  ========================================================================================================
 
-Arms are parameters with their values, such as ``{arm: ratio, ratio: 1000}``. The verdict follows from the interval over
-seeds alone, by :func:`judge` and :func:`judge_equal`, so nobody has to be believed.
+Arms are parameters with their values, such as ``{arm: ratio, ratio: 1000}``; a name that is no parameter is a column
+of per_image.csv and selects photos, such as ``{arm: full, border: clear}``. ``each`` lists such columns: the claim must
+hold for each of their values, and the outcome is that of the worst. The verdict follows from the interval over seeds
+alone, by :func:`judge` and :func:`judge_equal`, so nobody has to be believed.
 """
 
 import math
@@ -33,10 +35,12 @@ COLUMNS = ["id", "source", "statement", "metric", "direction", "published", "our
            "n_photos", "dataset", "verdict", "command"]  # fmt: skip
 PRESETS = ["smoke", "quick", "laptop", "full"]  # a verdict is replaced by one of the same or a later preset only
 NOT_TESTED = "not tested"
+VERDICTS = [NOT_TESTED, "not reproduced", "partly", "reproduced"]
 NEEDED = {"id", "source", "statement", "metric", "test"}
 OPTIONAL = {
-    "greater": {"a", "b", "above", "same_pixels"}, "less": {"a", "b", "above", "same_pixels"},
-    "equal": {"a", "b", "within"}, "increasing": {"by", "where"}, "decreasing": {"by", "where"},
+    "greater": {"a", "b", "above", "same_pixels", "each"}, "less": {"a", "b", "above", "same_pixels", "each"},
+    "equal": {"a", "b", "within", "each"},
+    "increasing": {"by", "where", "above"}, "decreasing": {"by", "where", "above"},
     "figure": {"where", "within", "dataset"}, "exceeds": {"where", "minus", "above"}, "declines": {"where", "above"},
 }  # fmt: skip
 DIRECTION = {"figure": "equal", "exceeds": "greater", "declines": "greater"}
@@ -93,8 +97,24 @@ def check(study: str, claim: dict) -> dict:
 
 def test(claim: dict, results: Results) -> Outcome:
     """Applies a claim's test to the finished runs; an arm that is missing, or one seed, is ``not tested``."""
+    arms = [claim[key] for key in ("a", "b", "where") if key in claim]
+    named = {*claim.get("each", []), *filter(None, [claim.get("by")]), *(name for arm in arms for name in arm)}
+    if parts := sorted(named - set(results.runs)):
+        results = Results(results.study, results.preset, parts)
+    if "each" not in claim:
+        return _test(claim, results)
+    outcomes = []
+    for values in results.runs[claim["each"]].drop_duplicates().to_dict("records"):
+        outcomes.append(_test(claim | {"a": claim["a"] | values, "b": claim["b"] | values}, results))
+    sign = -1 if claim["test"] == "less" else 1
+    return min(outcomes, key=lambda o: (VERDICTS.index(o.verdict), sign * o.ours))
+
+
+def _test(claim: dict, results: Results) -> Outcome:
     kind, metric, where = claim["test"], claim["metric"], claim.get("where", {})
     sign, above = -1 if kind in ("less", "decreasing") else 1, claim.get("above", 0.0)
+    if metric not in results.runs:  # one that needs a network, say
+        return Outcome()
     if kind in ("greater", "less", "equal"):
         d = results.difference(metric, claim["a"], claim["b"], claim.get("same_pixels", True))
         if d is None:
@@ -102,8 +122,8 @@ def test(claim: dict, results: Results) -> Outcome:
         found = (d.difference, d.low, d.high, d.n_seeds)
         return judge_equal(*found, 0.0, claim["within"]) if kind == "equal" else judge(*found, sign, above)
     if kind in ("increasing", "decreasing"):
-        return _trend(results, metric, claim["by"], where, sign)
-    if kind == "figure" and claim["dataset"] != results.runs["dataset"].iloc[0]:
+        return _trend(results, metric, claim["by"], where, sign, above)
+    if kind == "figure" and claim.get("dataset") not in (None, results.runs["dataset"].iloc[0]):
         return Outcome()
     values = _values(kind, claim, results, where)
     if not len(values):
@@ -123,13 +143,13 @@ def _values(kind: str, claim: dict, results: Results, where: dict) -> np.ndarray
     return (rows[claim["metric"]] - (rows[claim["minus"]] if kind == "exceeds" else 0)).to_numpy()
 
 
-def _trend(results: Results, metric: str, by: str, where: dict, sign: int) -> Outcome:
+def _trend(results: Results, metric: str, by: str, where: dict, sign: int, above: float) -> Outcome:
     rows = results.where(**where)
     wide = rows.pivot_table(index="seed", columns=by, values=metric).dropna() if len(rows) else rows
     if wide.shape[0] == 0 or wide.shape[1] < 3:
         return Outcome()
     found = statistics.spearman_trend(np.arange(wide.shape[1]), wide.to_numpy())
-    return judge(found.rho, max(found.low, -1.0), min(found.high, 1.0), found.n_seeds, sign)
+    return judge(found.rho, max(found.low, -1.0), min(found.high, 1.0), found.n_seeds, sign, above)
 
 
 # Files

@@ -109,14 +109,15 @@ def curves(
 
 
 def losses(history: pd.DataFrame, columns: Sequence[str] | None = None, mean_over: int = 1) -> plt.Figure:
-    """The losses of one training, each in its own panel, with a running mean over so many rows."""
+    """The losses of one training, each in its own panel, with a running mean over so many rows (of many)."""
     known = ("kimg", "step", "seconds")
     columns = columns or [c for c in history if c not in known and not c.startswith("test_")]
     figure, axes = subplots(1, len(columns), figsize=(2.6 * len(columns), 2.3), squeeze=False)
     for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
         line = history.dropna(subset=[column])
-        ax.plot(line["kimg"], line[column], color=PALETTE[i], alpha=0.35 if mean_over > 1 else 1, lw=1)
-        if mean_over > 1:
+        smooth = mean_over > 1 and len(line) > 4 * mean_over
+        ax.plot(line["kimg"], line[column], color=PALETTE[i], alpha=0.35 if smooth else 1, lw=1)
+        if smooth:
             ax.plot(line["kimg"], line[column].rolling(mean_over, min_periods=1).mean(), color=PALETTE[i])
         ax.set(title=column, xlabel="kimg")
     return figure
@@ -318,11 +319,11 @@ def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = (
         ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
     ax.axhline(0, color="0.4", lw=1)
     ax.set(xlabel="frequency, cycles a pixel", ylabel="power of the fill over the truth, dB")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray, side: int = 256) -> Path:
+def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray, side: int = 192) -> Path:
     """The GIF of a mask that closes layer by layer: valid maps bool (1,1,h,w) of any size, white = valid.
 
     Beside each map the ``photo`` (H,W,3), of which the parts are dark that no valid pixel has reached.
@@ -337,10 +338,11 @@ def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray
 
 
 def growing(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 3) -> Path:
-    """The GIF of one photo whose hole grows: the input, then each arm's fill, from strips that the runs left."""
+    """The GIF of one photo whose hole grows: input, each arm's fill, truth, from the strips that the runs left."""
     folder = next(iter(runs.values()))
     rows = {"input": split_strip(folder / "growing_input.png")}
     rows |= {label: split_strip(run / "growing.png") for label, run in runs.items()}
+    rows |= {"truth": split_strip(folder / "growing_truth.png") * len(rows["input"])}
     pictures = []
     for i in range(len(rows["input"])):
         cells = [caption(photos[i], label, zoom) for label, photos in rows.items()]

@@ -1,0 +1,271 @@
+"""Irregular holes, measured as Liu 2018 (partial convolutions) does: the twelve cells of its Table 1, and what its
+claims need beyond the usual metrics.
+
+A cell is a bin of the hole's share of the photo and a border rule. Every photo of a :func:`table1` is completed once in
+each cell, so cells are compared on the same photos.
+
+=============== =======================================================================================================
+kid_cell        the photo's share of its cell's KID: the mean over a cell is the KID of that cell
+valid_l1        mean |raw prediction - truth| over known pixels: what composition hides (networks only)
+colour_offset   |mean of the fill - mean of the truth| in the hole, mean of the channels
+fill_deviation  by how much a pixel of the fill varies (standard deviation) with what the hole held (networks only)
+high_frequency  power of the fill over the truth's at periods below 4 px
+grid_peak       dB by which the fill's spectrum stands out at periods of 2, 4 and 8 px, less the truth's: strided layers
+                leave grids of such periods
+=============== =======================================================================================================
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from inpaintlib import ROOT, BadInput, Inpainter
+from inpaintlib.data import datasets, masks
+from inpaintlib.data.photos import to_rgb
+from inpaintlib.data.test_set import TestSet
+from inpaintlib.methods.partial_conv import PartialConvNet, Settings, UNet
+from inpaintlib.metrics import Evaluation, evaluate
+from inpaintlib.study import figures
+
+CELL = ["hole_low", "hole_high", "border"]
+CELLS = pd.DataFrame([(*ratio, border) for ratio in masks.RATIO_BINS for border in masks.BORDERS], columns=CELL)
+SOURCES = ("auto", "nvidia", "generated")
+GRID_PERIODS = (2, 4, 8)  # px
+
+
+def table1(name: str, photos: Tensor, ids: Sequence[str], source: str = "auto", seed: int = 1) -> TestSet:
+    """Each photo, uint8 (n,3,S,S), with a hole of each cell: 12 n photos, those of one photo in the order of CELLS.
+
+    ``source``: ``nvidia``, the published test masks, repeated where a cell has fewer than n; ``generated``, ours (of
+    one area in both border rules); ``auto``, NVIDIA's where they are fetched. The set's name ends in which it was.
+
+    Raises BadInput for another source, and for ``nvidia`` where these masks are not fetched.
+    """
+    if source not in SOURCES:
+        raise BadInput(f"test_masks: {source!r} will not do; it must be one of {', '.join(SOURCES)}")
+    n, size, archive = len(photos), photos.shape[-1], None if source == "generated" else _nvidia(source == "nvidia")
+    holes = [_holes(archive, n, size, seed, (low, high), border) for low, high, border in CELLS.itertuples(index=False)]
+    every = [f"{i} {low:g}-{high:g} {border}" for i in ids for low, high, border in CELLS.itertuples(index=False)]
+    which = "NVIDIA's masks" if archive else "generated masks"
+    repeated = photos.repeat_interleave(len(CELLS), 0)
+    return TestSet.make(f"{name}, {which}", repeated, torch.stack(holes, 1).flatten(0, 1), every)
+
+
+def _nvidia(needed: bool) -> Path | None:
+    try:
+        return datasets.locate("nvidia_masks_test")
+    except BadInput:
+        if needed:
+            raise
+        return None
+
+
+def _holes(archive: Path | None, n: int, size: int, seed: int, ratio: tuple[float, float], border: str) -> Tensor:
+    if archive is None:
+        return masks.irregular(n, size, seed, ratio, border)
+    there = masks.nvidia(archive, size, ratio=ratio, border=border, limit=n)
+    return there[torch.arange(n) % len(there)]
+
+
+def one_of_each_cell(test_set: TestSet) -> tuple[Tensor, Tensor]:
+    """Twelve photos in [0,1], as different as the set has, and their holes: one of each cell of a :func:`table1`."""
+    each = len(CELLS)
+    photo = np.linspace(0, len(test_set) // each - 1, each).round().astype(int)
+    rows = photo * each + np.arange(each)
+    return test_set.photos01(rows), test_set.masks(rows)
+
+
+def measure(inpainter: Inpainter | PartialConvNet, test_set: TestSet, networks: Sequence[str] = (),
+            device: torch.device | None = None) -> Evaluation:  # fmt: skip
+    """`metrics.evaluate` on a :func:`table1`, each photo's cell in ``per_image``, and the columns named above."""
+    network = inpainter if isinstance(inpainter, PartialConvNet) else None
+    found = evaluate(network.inpaint if network else inpainter, test_set, networks=networks, device=device)
+    repeated = pd.concat([CELLS] * (len(test_set) // len(CELLS)), ignore_index=True)
+    columns = {"colour_offset": colour_offset(found.composites, test_set)}
+    if network:
+        columns |= {"valid_l1": valid_l1(network, test_set), "fill_deviation": fill_deviation(network, test_set)}
+    found.per_image = found.per_image.join(repeated).assign(**columns)
+    found |= {column: float(values.mean()) for column, values in columns.items()}
+    if found.features:
+        found.per_image["kid_cell"] = kid_of_cells(found)
+    return found
+
+
+def kid_of_cells(found: Evaluation) -> np.ndarray:
+    """(n,): each photo's share of its cell's `metrics.kid`, so that the mean over a cell's photos is the cell's KID.
+
+    Photo i's share is the mean of k(x_i, x_j) and of k(y_i, y_j) over its cell's other photos j, less twice that of
+    k(x_i, y_j) over all of them, x the features of completed and y of true photos.
+    """
+    shares = np.empty(len(found.per_image))
+    for _, part in found.per_image.groupby(CELL):
+        x, y = (features[part.index].double() for features in found.features[""])
+        within = [(kernel(f, f).sum(1) - kernel(f, f).diagonal()) / (len(f) - 1) for f in (x, y)]
+        shares[part.index] = within[0] + within[1] - kernel(x, y).mean(1) - kernel(y, x).mean(1)
+    return shares
+
+
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """KID's kernel of features (n,d) and (m,d): (n,m)."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def colour_offset(composites: Tensor, test_set: TestSet) -> np.ndarray:
+    """(n,) of composites uint8 (n,3,H,W): |mean fill - mean truth| in the hole, mean of channels, [0,1]."""
+    hole = test_set.masks()
+    error = (composites.float() - test_set.photos.float()) / 255 * hole
+    return (error.sum((2, 3)) / hole.sum((2, 3))).abs().mean(1).numpy()
+
+
+@torch.no_grad()
+def valid_l1(network: PartialConvNet, test_set: TestSet) -> np.ndarray:
+    """(n,): mean |prediction - truth| over known pixels, before known pixels are put back."""
+    rows = []
+    for photos, hole in test_set.batches(64, network.device):
+        error = (network.predict(photos, hole) - photos).abs().mean(1, keepdim=True) * ~hole
+        rows.append(error.sum((1, 2, 3)) / (~hole).sum((1, 2, 3)))
+    return torch.cat(rows).cpu().numpy()
+
+
+@torch.no_grad()
+def fill_deviation(network: PartialConvNet, test_set: TestSet, fills: Sequence[float] = (0.0, 0.5, 1.0)) -> np.ndarray:
+    """(n,): the standard deviation of each pixel of the fill over greys that the hole held, mean over the hole."""
+    rows = []
+    for photos, hole in test_set.batches(64, network.device):
+        ends = torch.stack([network.inpaint(photos, hole, torch.full((), v, device=hole.device)) for v in fills])
+        spread = ends.std(0, correction=0).mean(1, keepdim=True) * hole
+        rows.append(spread.sum((1, 2, 3)) / hole.sum((1, 2, 3)))
+    return torch.cat(rows).cpu().numpy()
+
+
+def growing_holes(size: int, seed: int = 3, frames: int = 16) -> Tensor:
+    """Holes that grow evenly from 3 % to 60 % of the photo, each inside the next: bool (frames,1,size,size)."""
+    shares = torch.linspace(0.03, 0.6, frames).tolist()
+    first = masks.irregular(1, size, seed, (0.02, 0.03))[0, 0].numpy()
+    order = distance_transform_edt(~first).flatten().argsort(kind="stable")
+    grown = torch.zeros(frames, size * size, dtype=torch.bool)
+    for row, share in zip(grown, shares, strict=True):
+        row[torch.from_numpy(order[: round(share * size * size)])] = True
+    return grown.view(frames, 1, size, size)
+
+
+# Spectrum ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def spectrum(inpainter: Inpainter, photos: Tensor, device: torch.device | str = "cpu") -> pd.DataFrame:
+    """What frequencies a fill of the central square has: ``frequency`` (cycles/px, above 0), and the power of the
+    ``fill`` and of the ``truth`` there, of photos uint8 (n,3,S,S).
+
+    The power is the mean periodogram (Hann window) of the hole's rows and columns.
+    """
+    size, power = photos.shape[-1], {}
+    hole, inside = masks.centre(1, size).to(device), slice((size - size // 2) // 2, (size + size // 2) // 2)
+    truth = photos.to(device).float() / 255
+    filled = torch.cat([inpainter(some, hole.expand(len(some), -1, -1, -1)) for some in truth.split(64)])
+    for name, pictures in (("fill", filled), ("truth", truth)):
+        power[name] = periodogram(pictures[..., inside, inside])[1:].cpu().numpy()
+    return pd.DataFrame({"frequency": np.arange(1, len(power["fill"]) + 1) / (size // 2), **power})
+
+
+def periodogram(patches: Tensor) -> Tensor:
+    """Mean power (side // 2 + 1,) of the rows and columns of (n,C,side,side), less their mean, under a Hann window."""
+    window = torch.hann_window(patches.shape[-1], device=patches.device)
+    lines = torch.stack([patches, patches.mT]).float()
+    lines = (lines - lines.mean(-1, keepdim=True)) * window
+    return torch.fft.rfft(lines).abs().square().mean((0, 1, 2, 3)) / window.square().sum()
+
+
+def high_frequency(found: pd.DataFrame) -> float:
+    """Power of the fill over the truth's at periods of 4 px and below, of a :func:`spectrum`."""
+    high = found[found["frequency"] >= 0.25]
+    return float(high["fill"].sum() / high["truth"].sum())
+
+
+def grid_peak(found: pd.DataFrame) -> float:
+    """dB by which the fill stands out at GRID_PERIODS from two steps beside them, less the truth, mean of the periods.
+
+    The Hann window spreads a pure tone over one step to either side. Periods that the square is too small for are left
+    out.
+    """
+    excess = 10 * np.log10(found["fill"].to_numpy() / found["truth"].to_numpy())
+    side, peaks = 2 * len(excess), []
+    for period in GRID_PERIODS:
+        at = side // period - 1
+        beside = [i for i in (at - 2, at + 2) if 0 <= i < len(excess)]
+        if at >= 2:
+            peaks.append(excess[at] - excess[beside].mean())
+    return float(np.mean(peaks))
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+
+def untrained(folder: Path) -> pd.DataFrame:
+    """The history of a fill that learns nothing, written as history.csv as `training.fit` does."""
+    history = pd.DataFrame({"kimg": [0.0], "step": [0], "seconds": [0.0]})
+    history.to_csv(folder / "history.csv", index=False)
+    return history
+
+
+def early(history: pd.DataFrame, metric: str, kimg: float, share: float = 0.25) -> float:
+    """An evaluation's metric after the first ``share`` of a training of so many kimg, from its history."""
+    looked = history.dropna(subset=[f"test_{metric}"])
+    return float(looked.loc[(looked["kimg"] - share * kimg).abs().idxmin(), f"test_{metric}"])
+
+
+# Reports -------------------------------------------------------------------------------------------------------------
+
+SHOWN = {"l1": (100, 2, "l1, %"), "psnr": (1, 2, "PSNR, dB"), "ssim": (1, 3, "SSIM"), "lpips": (1, 3, "LPIPS"),
+         "kid_cell": (1, 4, "KID")}  # fmt: skip
+"""Metrics of the table by cell: the factor they are multiplied by, digits, name."""
+
+
+def by_cell(table: pd.DataFrame, arms: Sequence[str], claims: Sequence[dict]) -> pd.DataFrame:
+    """Table 1 rebuilt: a row for each metric and arm, a column for each cell, "mean ± half the 95 % interval".
+
+    ``table``: tidy rows with ``arm`` and the columns CELL. Claims of one figure in one cell are the paper's rows.
+    """
+    name = {low: f"{100 * low:g}-{100 * high:g} %" for low, high in masks.RATIO_BINS}
+    rows = {}
+    for metric, (scale, digits, label) in SHOWN.items():
+        some = table[table["metric"] == metric]
+        for arm in [arm for arm in arms if arm in set(some["arm"])]:
+            rows[label, arm] = {
+                (r.border, name[r.hole_low]): f"{scale * r.value:.{digits}f}"
+                + ("" if np.isnan(r.ci_low) else f" ± {scale * (r.ci_high - r.ci_low) / 2:.{digits}f}")
+                for r in some[some["arm"] == arm].itertuples()
+            }
+        figures_of = [c for c in claims if c["test"] == "figure" and c["metric"] == metric and "hole_low" in c["where"]]
+        if figures_of:
+            rows[label, "paper: Places2, 512 px"] = {
+                (c["where"]["border"], name[c["where"]["hole_low"]]): f"{scale * c['published']:.{digits}f}"
+                for c in figures_of
+            }
+    columns = pd.MultiIndex.from_product([masks.BORDERS, name.values()])
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(index=list(rows), columns=columns).fillna("")
+
+
+def relative_gap(table: pd.DataFrame, arm: str, base: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """By how many per cent an arm's error is below the base's: a row a metric, a column a cell; empty without both."""
+    if not {arm, base} <= set(table["arm"]):
+        return pd.DataFrame()
+    means = table.set_index(["metric", "arm", "border", "hole_low"])["value"].sort_index()
+    rows = {metric: 100 * (1 - means[metric, arm] / means[metric, base]) for metric in metrics if metric in means.index}
+    return pd.DataFrame(rows).T.round(1)
+
+
+def watch_filling(path: Path, size: int = 512) -> Path:
+    """The GIF of a mask of ``size`` px that closes in the encoder of that depth, over a demo photo."""
+    photo = to_rgb((ROOT / "data" / "demo" / "test" / "flower-meadow-square.jpg").read_bytes())
+    network = UNet(Settings(size=size, width=1))
+    maps = network.filling(masks.irregular(1, size, 5, (0.4, 0.5)))
+    maps = maps[: 1 + next(i for i, valid in enumerate(maps) if valid.all())]
+    layers = ["input", *(f"encoder {i}" for i in range(1, len(maps)))]
+    labels = [f"{layer}: {m.shape[-1]} px, {m.float().mean():.0%} valid" for layer, m in zip(layers, maps, strict=True)]
+    return figures.filling(maps, labels, path, np.asarray(photo))
