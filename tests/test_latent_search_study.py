@@ -15,7 +15,7 @@ from inpaintlib.files import write_json
 from inpaintlib.methods import dcgan, latent_search, poisson
 from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.latent_search import LatentSearch, Settings
-from inpaintlib.study import figures, runs, sampling, searching, tables
+from inpaintlib.study import figures, runs, sampling, searching, sweep, tables
 from inpaintlib.study.tables import Results
 
 SIZE, LATENT, N = 16, 8, 5
@@ -70,16 +70,16 @@ def test_a_run_that_is_missing_names_the_command_that_makes_it(results):
     with pytest.raises(
         BadInput, match=r"seed = 0 is done; make it with python -m inpaintlib sweep dcgan --preset quick"
     ):
-        runs.finished("dcgan", "quick", seed=0)
-    assert runs.finished("dcgan", "quick", seed=1).id == "seed=0"
+        sweep.finished("dcgan", "quick", seed=0)
+    assert sweep.finished("dcgan", "quick", seed=1).id == "seed=0"
 
 
 def test_several_runs_are_not_one(results):
     finished_run(results, arm="paper")
     finished_run(results, run_id="other", arm="turns")
     with pytest.raises(BadInput, match="2 runs of the preset 'quick' have seed = 0"):
-        runs.finished("dcgan", "quick", seed=0)
-    assert runs.finished("dcgan", "quick", seed=0, arm="turns").id == "other"
+        sweep.finished("dcgan", "quick", seed=0)
+    assert sweep.finished("dcgan", "quick", seed=0, arm="turns").id == "other"
 
 
 def test_the_gan_of_a_run_at_a_length(results, gan):

@@ -138,9 +138,9 @@ def test_a_presets_tables_hold_neither_overridden_runs_nor_those_of_an_older_fil
     for item in (*now, *other, *older):
         item.run.folder.mkdir(parents=True)
         (item.run.folder / "params.json").write_text(json.dumps(item.parameters))
-    assert {run.id for run in runs.of_preset("tiny", "quick")} == {item.run_id for item in now}
-    assert {run.id for run in runs.of_preset("tiny", "quick+ratio=3+seed=4")} == {item.run_id for item in other}
-    assert [run.id for run in runs.of_preset("tiny", "quick", ratio=2.0)] == [now[1].run_id]
+    assert {run.id for run in sweep.of_preset("tiny", "quick")} == {item.run_id for item in now}
+    assert {run.id for run in sweep.of_preset("tiny", "quick+ratio=3+seed=4")} == {item.run_id for item in other}
+    assert [run.id for run in sweep.of_preset("tiny", "quick", ratio=2.0)] == [now[1].run_id]
 
 
 def test_a_run_keeps_its_name_when_the_sweep_grows(study):

@@ -342,17 +342,6 @@ class Run:
                 os.utime(self._lock)
 
 
-def of_preset(study: str, preset: str, **wanted: Any) -> list[Run]:
-    """The runs of a preset as its sweep file stands now, where it has any; else all that carry the preset's name.
-
-    Runs that an earlier version of the file asked for stay in their folders and out of the tables.
-    """
-    from inpaintlib.study import sweep  # which imports this module
-
-    there, planned = find(study, preset=preset, **wanted), sweep.planned_ids(study, preset)
-    return [run for run in there if run.id in planned] or there
-
-
 def find(study: str, **wanted: Any) -> list[Run]:
     """The study's started runs, by id, whose parameters have the ``wanted`` values (one, or a list of them).
 
@@ -364,21 +353,6 @@ def find(study: str, **wanted: Any) -> list[Run]:
         if runs and name not in known:
             raise BadInput(f"the runs of {study} have no parameter {name!r}{did_you_mean(name, known)}.")
     return [run for run in runs if all(_matches(run.parameters.get(name), value) for name, value in wanted.items())]
-
-
-def finished(study: str, preset: str, **wanted: Any) -> Run:
-    """The one finished run of a preset with these parameters, for a run that builds on it.
-
-    Raises BadInput, naming the command that makes it, where there is none, and where there are several.
-    """
-    there = [run for run in of_preset(study, preset, **wanted) if run.status() == "done"]
-    which = ", ".join(f"{name} = {show(value)}" for name, value in wanted.items())
-    if not there:
-        raise BadInput(f"{study}: no run of the preset {preset!r} with {which} is done; make it with "
-                       f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
-    if len(there) > 1:
-        raise BadInput(f"{study}: {len(there)} runs of the preset {preset!r} have {which}; name one arm of them.")
-    return there[0]
 
 
 def load_table(runs: Iterable[Run]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from inpaintlib.data.test_set import TestSet
 from inpaintlib.methods import classical, dcgan, poisson
 from inpaintlib.methods.context_encoder import ContextEncoder
 from inpaintlib.methods.latent_search import LatentSearch, Search, context_loss, pixel_weights
-from inpaintlib.study import figures, runs, tables
+from inpaintlib.study import figures, sweep, tables
 from inpaintlib.training import strip
 
 PARTS = ("arm", "mask", "blend")
@@ -36,7 +36,7 @@ def trained_gan(study: str, preset: str, kimg: float = 0.0, device: str = "auto"
 
     Raises BadInput where there is no such run, naming the command that makes it, and for a length it did not keep.
     """
-    run = runs.finished(study, preset, **wanted)
+    run = sweep.finished(study, preset, **wanted)
     kept = {float(path.stem): path for path in sorted((run.folder / "networks").glob("*.pt"))}
     if kimg and kimg not in kept:
         raise BadInput(f"gan_kimg: {run.folder} kept no network after {kimg:g} kimg; it has "
@@ -57,7 +57,7 @@ def rivals(names: str, preset: str, seed: int, device: str = "auto") -> dict[str
     fills = classical.FILLS | {"membrane": membrane}
     for name in names.split("+") if names != "none" else ():
         if name == "context_encoder":
-            run = runs.finished("context_encoder_ratios", preset, arm="ratio", ratio=1000.0, seed=seed)
+            run = sweep.finished("context_encoder_ratios", preset, arm="ratio", ratio=1000.0, seed=seed)
             found["context encoder"] = ContextEncoder.load(run.folder / "weights.pt", device).inpaint
         elif name in fills:
             found[name] = fills[name]

@@ -162,6 +162,30 @@ def planned_ids(study: str, preset: str) -> set[str]:
     return {item.run_id for item in plan(study, preset)}
 
 
+def of_preset(study: str, preset: str, **wanted: Any) -> list[Run]:
+    """The runs of a preset as its sweep file stands now, where it has any; else all that carry the preset's name.
+
+    Runs that an earlier version of the file asked for stay in their folders and out of the tables.
+    """
+    there, planned = runs.find(study, preset=preset, **wanted), planned_ids(study, preset)
+    return [run for run in there if run.id in planned] or there
+
+
+def finished(study: str, preset: str, **wanted: Any) -> Run:
+    """The one finished run of a preset with these parameters, for a run that builds on it.
+
+    Raises BadInput, naming the command that makes it, where there is none, and where there are several.
+    """
+    there = [run for run in of_preset(study, preset, **wanted) if run.status() == "done"]
+    which = ", ".join(f"{name} = {runs.show(value)}" for name, value in wanted.items())
+    if not there:
+        raise BadInput(f"{study}: no run of the preset {preset!r} with {which} is done; make it with "
+                       f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
+    if len(there) > 1:
+        raise BadInput(f"{study}: {len(there)} runs of the preset {preset!r} have {which}; name one arm of them.")
+    return there[0]
+
+
 def run(
     study: str | Path, preset: str = "quick", workers: int | None = None, overrides: dict[str, Any] | None = None
 ) -> int:

@@ -13,7 +13,8 @@ import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
 from inpaintlib.study import statistics
-from inpaintlib.study.runs import Run, load_table, of_preset
+from inpaintlib.study.runs import Run, load_table
+from inpaintlib.study.sweep import of_preset
 
 METRICS = (
     "psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "psnr_inner", "psnr_inner_pooled", "ssim", "ssim_hole",
