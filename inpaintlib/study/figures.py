@@ -193,11 +193,9 @@ def caption(picture: np.ndarray, text: str, zoom: int = 1, height: int = 18) -> 
 
 
 def gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 250, hold: int = 6) -> Path:
-    """Writes frames as a looping GIF that rests on the last one; all frames share one palette."""
+    """Writes frames as a looping GIF that rests on the last one; each frame has a palette of its own, undithered."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet = np.concatenate([np.asarray(frames[i]) for i in {0, len(frames) // 2, len(frames) - 1}])
-    palette = Image.fromarray(sheet).quantize(255, method=Image.Quantize.MEDIANCUT)
-    small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    small = [frame.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * (len(small) - 1) + [milliseconds * hold]
     small[0].save(path, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=False)
     return path
