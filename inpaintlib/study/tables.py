@@ -23,7 +23,6 @@ METRICS = (
     "loss", "context_loss", "realism", "start_spread", "start_agreement",
     "seconds_per_photo", "images_per_second", "seconds", "peak_memory_gb",
 )  # fmt: skip
-HIGHER_IS_BETTER = {"psnr", "ssim"}
 
 
 class Results:
