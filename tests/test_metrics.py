@@ -35,6 +35,7 @@ def test_set() -> TestSet:
 @pytest.fixture(autouse=True)
 def own_features(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "FEATURES", tmp_path / "features")
+    monkeypatch.setattr(pretrained, "classifier", lambda: None)
 
 
 def truth_and_mask(test_set) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,6 +49,10 @@ def mean_fill(photos, mask):
 
 def perfect(photos, mask):
     return photos
+
+
+def mid_grey_fill(photos, mask):
+    return torch.where(mask, 0.5, photos)
 
 
 def shifted(by):
@@ -262,6 +267,24 @@ def test_fid_of_a_shifted_hole_through_a_network_that_is_known(test_set, monkeyp
     assert result["fid_hole"] == pytest.approx(3 * shift**2, rel=1e-3)
     perfectly = metrics.evaluate(perfect, centre, networks=("inception",))
     assert perfectly["fid"] == pytest.approx(0, abs=1e-6)
+
+
+def test_inception_score_has_its_closed_forms():
+    assert metrics.inception_score(torch.randn(1, 7).expand(5, 7)) == pytest.approx(1)  # all photos alike
+    assert metrics.inception_score(100.0 * torch.eye(4).repeat(3, 1)) == pytest.approx(4)  # four classes, sure of each
+    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    by_hand = np.exp((p * np.log(p / p.mean(0))).sum(1).mean())
+    assert metrics.inception_score(torch.tensor(p).log() + 3) == pytest.approx(by_hand)
+
+
+def test_inception_score_is_there_where_the_classifier_is(test_set, monkeypatch):
+    monkeypatch.setattr(pretrained, "inception", lambda device: MeanColour())
+    assert "inception_score" not in metrics.evaluate(mid_grey_fill, test_set, networks=("inception",))
+    layer = torch.nn.Linear(3, 5).requires_grad_(False)
+    monkeypatch.setattr(pretrained, "classifier", lambda: layer)
+    result = metrics.evaluate(mid_grey_fill, test_set, networks=("inception",))
+    expected = metrics.inception_score(layer((result.composites / 255).mean((2, 3))))
+    assert result["inception_score"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_features_of_the_truth_are_computed_once(test_set, monkeypatch):

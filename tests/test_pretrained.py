@@ -168,6 +168,27 @@ def test_a_package_with_the_pinned_hash_is_read_and_kept(nowhere, monkeypatch):
         pretrained.vgg16()
 
 
+def test_inceptions_classifier_comes_from_the_official_file_alone(nowhere, tmp_path, monkeypatch):
+    assert pretrained.classifier() is None
+    weight, bias = torch.randn(1008, 2048), torch.randn(1008)
+    official = tmp_path / "official.pth"
+    torch.save({"layer.weight": torch.ones(2, 3), "fc.weight": weight, "fc.bias": bias}, official)
+    url = f"http://example.invalid/inception-{files.sha256(official)[:8]}.pth"
+    monkeypatch.setattr(pretrained, "OFFICIAL", {"inception": url})
+    monkeypatch.setattr(
+        pretrained, "_without_weights", lambda name: nn.ModuleDict({"layer": nn.Linear(3, 2, bias=False)})
+    )
+    monkeypatch.setattr(files, "download", lambda url, path: path.write_bytes(official.read_bytes()))
+    (path,) = pretrained.fetch("inception_fc")
+    assert path.name == "inception_fc.pt"
+    x = torch.randn(2, 2048)
+    torch.testing.assert_close(pretrained.classifier()(x), x @ weight.T + bias)
+    assert torch.load(pretrained.WEIGHTS / "inception.pt")["layer.weight"].shape == (2, 3)
+    path.write_bytes(b"damaged")
+    with pytest.raises(BadInput, match=r"inception_fc\.pt does not hold Inception's last layer"):
+        pretrained.classifier()
+
+
 def test_a_damaged_file_is_named(nowhere):
     pretrained.WEIGHTS.mkdir()
     (pretrained.WEIGHTS / "alexnet.pt").write_bytes(b"half a fi")
