@@ -1,5 +1,7 @@
 """Figures and GIFs show what they were given."""
 
+import base64
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,3 +69,10 @@ def test_the_evolution_shows_only_the_lengths_that_all_runs_have(tmp_path):
     with Image.open(tmp_path / "both.gif") as picture:
         assert picture.n_frames == 2
         assert picture.size == (6 * 16, 3 * (16 + 18))
+
+
+def test_a_shown_gif_is_the_file_itself_labelled_png(tmp_path):
+    path = figures.gif([Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")], tmp_path / "a.gif")
+    data, _ = figures.show(path)._repr_mimebundle_()
+    assert set(data) == {"image/png"}
+    assert base64.b64decode(data["image/png"]) == path.read_bytes()

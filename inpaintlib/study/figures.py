@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython import get_ipython
+from IPython import display, get_ipython
 from matplotlib import font_manager
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from PIL import Image, ImageDraw, ImageFont
@@ -168,14 +168,12 @@ def tradeoff(
 
 def live(history: pd.DataFrame) -> None:
     """Redraws the losses and the test PSNR in the notebook's output while it trains."""
-    from IPython.display import display
-
     columns = [c for c in history if c not in ("kimg", "step", "seconds") and "test_" not in c]
     shown = columns + [c for c in ("test_psnr_hole",) if c in history]
     figure = losses(history, shown)
     live.handle = getattr(live, "handle", None) if history["step"].max() else None
     if live.handle is None:
-        live.handle = display(figure, display_id=True)
+        live.handle = display.display(figure, display_id=True)
     else:
         live.handle.update(figure)
     plt.close(figure)
@@ -199,6 +197,12 @@ def gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 250, hold
     durations = [milliseconds] * (len(small) - 1) + [milliseconds * hold]
     small[0].save(path, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=False)
     return path
+
+
+def show(path: Path) -> display.Image:
+    """A GIF as a cell's output. It is labelled PNG, which GitHub and nbconvert pass on where they drop GIFs; browsers
+    look at the bytes and play it."""
+    return display.Image(data=path.read_bytes(), format="png")
 
 
 def frames(run_folder: Path) -> list[Path]:
