@@ -12,6 +12,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -111,6 +112,8 @@ class Trainer:
     """
 
     parts: tuple[str, ...]
+    keeps: str  # the part that filling holes needs, all that :meth:`save` writes beside the settings
+    title: str  # what :meth:`read` calls a file of this method
 
     def place(self, device: str | torch.device, precision: str, acceleration: str) -> None:
         """Sets ``device``, ``bf16``, ``graphed`` and ``compiled``; BadInput for what cannot be had here."""
@@ -147,6 +150,19 @@ class Trainer:
             reason = str(error).splitlines()[0]
             raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
                            "with, or another run name") from error  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Writes what filling holes needs, settings and weights, in place of the larger checkpoint beside it."""
+        save_checkpoint(path, {"settings": asdict(self.settings), self.keeps: getattr(self, self.keeps).state_dict()})
+        path.with_name("checkpoint.pt").unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[dict, dict]:
+        """(settings, state) of what :meth:`save` wrote; BadInput for any other file."""
+        state = load_checkpoint(path)
+        if set(state) != {"settings", cls.keeps}:
+            raise BadInput(f"{path}: not a finished {cls.title}")
+        return state.pop("settings"), state
 
 
 class GraphedUpdate:

@@ -11,7 +11,7 @@ beta2 = 0.9 and PyTorch's default initialisation (we use the paper's DCGAN rule)
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,8 +28,6 @@ from inpaintlib.training import (
     frozen,
     generator,
     initialise_dcgan,
-    load_checkpoint,
-    save_checkpoint,
     seeded,
 )
 
@@ -219,6 +217,7 @@ class ContextEncoder(Trainer):
     """
 
     parts = ("generator", "discriminator", "adam_g", "adam_d")
+    keeps, title = "generator", "Context Encoder (weights.pt of a run of notebook 10)"
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
@@ -324,17 +323,10 @@ class ContextEncoder(Trainer):
         edge = (s.size - s.patch) // 2
         return torch.where(mask, F.pad(predicted.clamp(0, 1), [edge] * 4), photos)
 
-    def save(self, path: Path) -> None:
-        """Writes what filling holes needs, settings and F's weights, in place of the larger checkpoint beside it."""
-        save_checkpoint(path, {"settings": asdict(self.settings), "generator": self.generator.state_dict()})
-        path.with_name("checkpoint.pt").unlink(missing_ok=True)
-
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "ContextEncoder":
         """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
-        state = load_checkpoint(path)
-        if set(state) != {"settings", "generator"}:
-            raise BadInput(f"{path}: not a finished Context Encoder (weights.pt of a run of notebook 10)")
-        network = cls(Settings(**state.pop("settings")), device=device, acceleration="eager")
+        settings, state = cls.read(path)
+        network = cls(Settings(**settings), device=device, acceleration="eager")
         network.load_state_dict(state)
         return network

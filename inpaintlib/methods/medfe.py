@@ -18,7 +18,7 @@ behind them; ours keep the factor, unless ``fix_init`` is off.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,8 +36,6 @@ from inpaintlib.training import (
     frozen,
     generator,
     initialise_dcgan,
-    load_checkpoint,
-    save_checkpoint,
     seeded,
 )
 
@@ -515,6 +513,7 @@ class MEDFE(Trainer):
     """
 
     parts = ("network", "discriminators", "adam_g", "adam_d")
+    keeps, title = "network", "MEDFE (weights.pt of a run of notebook 41)"
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
                  acceleration: str = "auto", vgg: nn.Sequential | None = None,
@@ -697,17 +696,10 @@ class MEDFE(Trainer):
             raise BadInput(f"photos: {high}x{wide} px will not do; this network was trained at {self.settings.size} px "
                            f"and needs multiples of {stride} px a side, at least {3 * stride}")  # fmt: skip
 
-    def save(self, path: Path) -> None:
-        """Writes what filling holes needs, settings and the network's weights, in place of the checkpoint beside it."""
-        save_checkpoint(path, {"settings": asdict(self.settings), "network": self.network.state_dict()})
-        path.with_name("checkpoint.pt").unlink(missing_ok=True)
-
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "MEDFE":
         """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
-        state = load_checkpoint(path)
-        if set(state) != {"settings", "network"}:
-            raise BadInput(f"{path}: not a finished MEDFE (weights.pt of a run of notebook 41)")
-        network = cls(Settings(**state.pop("settings")), device=device, acceleration="eager", filling_only=True)
+        settings, state = cls.read(path)
+        network = cls(Settings(**settings), device=device, acceleration="eager", filling_only=True)
         network.load_state_dict(state)
         return network

@@ -12,7 +12,7 @@ loss sees [0, 1]. Not followed: NVIDIA's training masks, which a user may pass a
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput, losses, pretrained
 from inpaintlib.data import masks
-from inpaintlib.training import Trainer, adam, generator, load_checkpoint, save_checkpoint, seeded
+from inpaintlib.training import Trainer, adam, generator, seeded
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = losses.SCALINGS["imagenet"]
 MOSTLY_HOLE = 0.8  # a larger share of holes is taken for an inverted mask
@@ -287,6 +287,7 @@ class PartialConvNet(Trainer):
     """
 
     parts = ("network", "adam")
+    keeps, title = "network", "partial convolution network (weights.pt of a run of notebook 20)"
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
                  acceleration: str = "auto", vgg: nn.Sequential | None = None, bank: Tensor | None = None):  # fmt: skip
@@ -410,19 +411,12 @@ class PartialConvNet(Trainer):
         self.network.train()
         return predicted.clamp(0, 1)
 
-    def save(self, path: Path) -> None:
-        """Writes what filling holes needs, settings and weights, in place of the larger checkpoint beside it."""
-        save_checkpoint(path, {"settings": asdict(self.settings), "network": self.network.state_dict()})
-        path.with_name("checkpoint.pt").unlink(missing_ok=True)
-
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "PartialConvNet":
         """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
-        state = load_checkpoint(path)
-        if set(state) != {"settings", "network"}:
-            raise BadInput(f"{path}: not a finished partial convolution network (weights.pt of a run of notebook 20)")
+        settings, state = cls.read(path)
         no_training = {"perceptual_weight": 0.0, "style_weight": 0.0, "hole_weight": 1.0, "bank": len(masks.RATIO_BINS)}
-        network = cls(Settings(**state.pop("settings") | no_training), device=device, acceleration="eager")
+        network = cls(Settings(**settings | no_training), device=device, acceleration="eager")
         network.load_state_dict(state)
         return network
 
