@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from inpaintlib import BadInput
-from inpaintlib.study.statistics import bootstrap, holm, interval, paired, spearman_trend
+from inpaintlib.study.statistics import bootstrap, holm, interval, paired, spearman_trend, spread
 
 
 def test_interval_of_three_values_by_hand():
@@ -21,6 +21,13 @@ def test_interval_covers_the_true_mean_as_often_as_it_says():
     found = [interval(sample, level=0.9) for sample in samples]
     share = np.mean([f.low <= 5.0 <= f.high for f in found])
     assert share == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 / 4000))
+
+
+def test_spread_covers_the_true_deviation_as_often_as_it_says():
+    found = [spread(sample, level=0.9) for sample in np.random.default_rng(0).normal(5.0, 2.0, size=(4000, 4))]
+    share = np.mean([f.low <= 2.0 <= f.high for f in found])
+    assert share == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 / 4000))
+    assert np.isnan([spread([3.0]).mean, spread([3.0]).low, spread([3.0]).high]).all()
 
 
 @pytest.mark.parametrize("of_one", [interval, bootstrap])

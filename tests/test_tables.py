@@ -170,6 +170,23 @@ def test_a_figure_is_judged_on_its_own_photos_only(study):
     assert verdicts == {"T1-x1": "reproduced", "T1-x100": "not reproduced", "T1-x1000": "not tested"}
 
 
+def test_the_spread_over_seeds_and_two_orders_of_the_arms(study):
+    for seed, fid in enumerate((6.0, 7.0, 8.0, 9.0, 10.0)):
+        for arm, shift, hole in (("a", 0, 1), ("b", 20, 2), ("c", 40, 3 if seed else 0)):
+            study(seed, 10.0, arm=arm, fid=fid + shift, fid_hole=hole)
+    results, claim = Results(STUDY, "quick"), {"metric": "fid", "where": {"arm": "a"}}
+    spread = claims.test(claim | {"test": "spread", "above": 0.5}, results)
+    s = math.sqrt(2.5)  # 4 s^2 / chi2 with 4 degrees of freedom, whose ends are 0.484419 and 11.143287
+    assert (spread.ours, spread.low, spread.high) == pytest.approx((s, s * math.sqrt(4 / 11.143287),
+                                                                    s * math.sqrt(4 / 0.484419)), rel=1e-5)  # fmt: skip
+    assert (spread.verdict, spread.seeds) == ("reproduced", 5)
+    assert claims.test(claim | {"test": "spread", "above": 1.0}, results).verdict == "partly"
+    assert claims.test(claim | {"test": "spread", "above": 2.0}, results).verdict == "not reproduced"
+    orders = claims.test({"metric": "fid", "test": "reorders", "other": "fid_hole", "above": 0.1}, results)
+    assert (orders.ours, orders.seeds) == (pytest.approx(1.5 / 5), 5)  # rho is -1/2 with seed 0 and 1 with the others
+    assert orders.verdict == "partly"
+
+
 def test_larger_presets_keep_their_verdicts_and_smoke_writes_none(study, tmp_path):
     for preset, gap in (("full", 2.0), ("quick", -2.0), ("smoke", 0.0)):
         for seed in (0, 1):

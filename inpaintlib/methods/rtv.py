@@ -39,7 +39,7 @@ ITERATIONS = 5000  # of conjugate gradients at most
 FLOOR = 1e-3  # ε of the paper: what |L| is at least
 DAMPING = 0.7  # of the Jacobi smoothing in the preconditioner
 FACTORISATION = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
-FORMAT = 1  # raised when a change here makes cached structure images stale
+FORMAT = 2  # raised when a change here makes cached structure images stale
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def coarse_and_fine(b: Tensor, levels: list[Grid]) -> Tensor:
 
 def cached(array: np.ndarray, settings: Settings = MEDFE, folder: Path | None = None,
            device: str | torch.device = "auto", batch: int = 32) -> np.ndarray:  # fmt: skip
-    """The structure images of prepared photos, uint8 (n,3,H,W) like them, from disk or computed now and kept there.
+    """Prepared photos with their structure images behind them, uint8 (n,6,H,W), from disk or made now and kept there.
 
     A file's name is a hash of the photos and the settings, so that neither can be mistaken; it appears when complete.
 
@@ -263,16 +263,17 @@ def cached(array: np.ndarray, settings: Settings = MEDFE, folder: Path | None = 
 
 
 def _compute(array: np.ndarray, settings: Settings, path: Path, device: torch.device, batch: int) -> None:
-    """Writes all structure images beside ``path`` and renames the complete file."""
+    """Writes all photos and structure images beside ``path`` and renames the complete file."""
     temporary = path.with_name(f".{path.name}.tmp")
     edges = [*range(0, len(array), batch), len(array)]
     try:
         with open(temporary, "wb") as file, tqdm(total=len(array), unit="photo", desc="structure images") as bar:
-            header = {"descr": "|u1", "fortran_order": False, "shape": array.shape}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(array), 6, *array.shape[2:])}
             np.lib.format.write_array_header_1_0(file, header)
             for start, stop in pairwise(edges):
-                photos = torch.from_numpy(np.array(array[start:stop])).to(device).float() / 255
-                file.write((structure(photos, settings) * 255).round().byte().cpu().numpy().tobytes())
+                photos = torch.from_numpy(np.array(array[start:stop])).to(device)
+                images = (structure(photos.float() / 255, settings) * 255).round().byte()
+                file.write(torch.cat([photos, images], 1).cpu().numpy().tobytes())
                 bar.update(stop - start)
             file.flush()
             os.fsync(file.fileno())

@@ -10,6 +10,8 @@ the ``published`` figure where the source prints one, and a ``test``:
 ``increasing``  the metric rises (``decreasing``: falls) with the parameter ``by``: Spearman's rho within each seed
 ``figure``      the metric ``where`` is within ``within`` of ``published``, on the photos of ``dataset`` only
 ``exceeds``     the metric ``where`` exceeds another metric of the same runs, ``minus``
+``spread``      the metric's standard deviation over seeds is more than ``above``, ``where``
+``reorders``    the metric ranks the arms of each seed otherwise than the ``other`` one: 1 - rho is more than ``above``
 ``declines``    the best evaluation in training is better than the last by over ``above``, ``where``
 ==============  ========================================================================================================
 
@@ -33,7 +35,7 @@ from inpaintlib.study.tables import Results
 
 COLUMNS = ["id", "source", "statement", "metric", "direction", "published", "ours", "ci_low", "ci_high", "n_seeds",
            "n_photos", "dataset", "verdict", "command"]  # fmt: skip
-PRESETS = ["smoke", "quick", "laptop", "full"]  # a verdict is replaced by one of the same or a later preset only
+PRESETS = ["smoke", "quick", "laptop", "full", "exact"]  # a verdict gives way to the same preset's or a later one's
 NOT_TESTED = "not tested"
 VERDICTS = [NOT_TESTED, "not reproduced", "partly", "reproduced"]
 NEEDED = {"id", "source", "statement", "metric", "test"}
@@ -42,8 +44,9 @@ OPTIONAL = {
     "equal": {"a", "b", "within", "each"},
     "increasing": {"by", "where", "above"}, "decreasing": {"by", "where", "above"},
     "figure": {"where", "within", "dataset"}, "exceeds": {"where", "minus", "above"}, "declines": {"where", "above"},
+    "spread": {"where", "above"}, "reorders": {"other", "above"},
 }  # fmt: skip
-DIRECTION = {"figure": "equal", "exceeds": "greater", "declines": "greater"}
+DIRECTION = {"figure": "equal", "exceeds": "greater", "declines": "greater", "spread": "greater", "reorders": "greater"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _test(claim: dict, results: Results) -> Outcome:
     values = _values(kind, claim, results, where)
     if not len(values):
         return Outcome()
-    i = statistics.interval(values)
+    i = statistics.spread(values) if kind == "spread" else statistics.interval(values)
     if kind == "figure":
         return judge_equal(i.mean, i.low, i.high, i.n, claim["published"], claim["within"])
     return judge(i.mean, i.low, i.high, i.n, sign, above)
@@ -140,6 +143,9 @@ def _values(kind: str, claim: dict, results: Results, where: dict) -> np.ndarray
         curves = [history[f"test_{claim['metric']}"].dropna() for history in results.histories(**where)]
         return np.array([curve.max() - curve.iloc[-1] for curve in curves])
     rows = results.where(**where)
+    if kind == "reorders":
+        pairs = [seed[[claim["metric"], claim["other"]]].dropna() for _, seed in rows.groupby("seed")]
+        return np.array([1 - pair.corr("spearman").iloc[0, 1] for pair in pairs if len(pair) > 2])
     return (rows[claim["metric"]] - (rows[claim["minus"]] if kind == "exceeds" else 0)).to_numpy()
 
 

@@ -63,6 +63,19 @@ def interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), x.size)
 
 
+def spread(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Standard deviation (as ``mean``) of (n,) independent values and its interval, chi-squared with n - 1 degrees.
+
+    It takes the values as normal. Raises BadInput as ``interval`` does.
+    """
+    x = _finite(values, "values", ndim=1)
+    if x.size == 1:
+        return Interval(np.nan, np.nan, np.nan, 1)
+    deviation, degrees = float(x.std(ddof=1)), x.size - 1
+    low, high = (deviation * np.sqrt(degrees / stats.chi2.ppf((1 + side * level) / 2, degrees)) for side in (1, -1))
+    return Interval(deviation, float(low), float(high), x.size)
+
+
 def bootstrap(values: ArrayLike, n_boot: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
     """Bias-corrected and accelerated bootstrap interval of the mean of (n,) per-image values.
 

@@ -20,8 +20,11 @@ METRICS = (
     "psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "psnr_inner", "psnr_inner_pooled", "ssim", "ssim_hole",
     "l1", "l1_hole", "lpips", "fid", "fid_hole", "kid", "kid_hole", "inception_score", "sharpness", "seam",
     "seam_inner", "kid_cell", "valid_l1", "colour_offset", "fill_deviation", "high_frequency", "grid_peak",
-    "early_l1_hole", "loss", "context_loss", "realism", "start_spread", "start_agreement",
-    "seconds_per_photo", "images_per_second", "seconds", "peak_memory_gb",
+    "early_l1_hole", "probe_texture", "probe_structure", "cka_texture", "cka_structure", "rank_texture",
+    "rank_structure", "probe_lost", "swap_change", "code_error", "code_variation", "weighted_constraint",
+    "lost_low", "lost_high", "correlation_removed", "blur_correlation_removed", "rtv_ms", "code_ms", "loss",
+    "context_loss", "realism", "start_spread", "start_agreement", "seconds_per_photo", "images_per_second",
+    "seconds", "peak_memory_gb",
 )  # fmt: skip
 
 

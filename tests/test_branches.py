@@ -1,0 +1,247 @@
+"""What notebooks 40 to 42 measure: what codes lose and what features hold; and arms that are what they say."""
+
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import inpaintlib
+from inpaintlib import ROOT, BadInput
+from inpaintlib.data import masks
+from inpaintlib.data.photos import Photos
+from inpaintlib.data.test_set import TestSet
+from inpaintlib.files import write_json
+from inpaintlib.methods import autoencoder, medfe, rtv
+from inpaintlib.methods.autoencoder import CAE
+from inpaintlib.methods.medfe import MEDFE, Settings
+from inpaintlib.study import branches, runs, sweep
+
+SIZE, N = 64, 4
+
+
+def noise(n=N, seed=0, channels=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, channels, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+
+
+def codes(width=1):
+    pair = tuple(CAE(autoencoder.Settings(kind=kind, width=width), device="cpu") for kind in autoencoder.KINDS)
+    for cae in pair:
+        cae.shown = 1
+        for layer in cae.network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight)
+    return pair
+
+
+def method(constraint="conv1x1"):
+    settings = Settings.described(constraint, size=SIZE, width=2, perceptual_weight=0, style_weight=0)
+    return MEDFE(settings, device="cpu", structure=branches.structures, codes=codes())
+
+
+@pytest.fixture(scope="module")
+def test_set():
+    photos = noise(seed=1)
+    return TestSet.make("noise", photos, masks.centre(N, SIZE), [str(i) for i in range(N)])
+
+
+# The arms
+
+
+@pytest.mark.parametrize("preset", sorted(sweep.load("medfe_vs_cae").presets))
+def test_arms_are_the_presets_that_they_name(preset):
+    """The sweep spells every switch; `Settings.released` and `Settings.described` say what they must be."""
+    for item in sweep.plan("medfe_vs_cae", preset):
+        kind, _, rest = item.parameters["arm"].partition(" ")
+        constraint = "conv1x1" if rest.startswith("+") else rest
+        make = {"released": Settings.released, "described": Settings.described}[kind]
+        expected = make(constraint, **({f"fix_{rest[2:]}": True} if rest.startswith("+") else {}))
+        for name in ("constraint", *medfe.SWITCHES):
+            assert item.parameters[name] == getattr(expected, name), (item.parameters["arm"], name)
+
+
+@pytest.mark.parametrize("preset", sorted(sweep.load("medfe_vs_cae").presets))
+def test_every_network_with_codes_has_its_auto_encoders_planned(preset):
+    planned = [item.parameters for item in sweep.plan("medfe_vs_cae", preset)]
+    coders = sweep.plan("autoencoder", planned[0]["codes_preset"])
+    there = {tuple(p.parameters[k] for k in ("arm", "dataset", "size", "width", "seed")) for p in coders}
+    for p in planned:
+        seed = p["seed"] if p["codes_seed"] < 0 else p["codes_seed"]
+        for kind in autoencoder.KINDS if p["constraint"].startswith("cae") else ():
+            assert (kind, p["dataset"], p["size"], p["width"] // 2, seed) in there
+
+
+@pytest.mark.parametrize(("notebook", "settings"), [("40_autoencoder.ipynb", autoencoder.Settings),
+                                                    ("41_medfe.ipynb", Settings)])  # fmt: skip
+def test_notebook_parameters_have_every_setting(notebook, settings):
+    declared = runs.notebook_parameters(ROOT / "notebooks" / notebook)
+    for field in fields(settings):
+        assert declared[field.name].type is type(field.default), field.name
+
+
+# Auto-encoders
+
+
+def finished_coder(folder, kind, width=1, **parameters):
+    run = folder / "autoencoder" / "runs" / f"{kind}-{width}"
+    run.mkdir(parents=True)
+    given = {"preset": "quick", "arm": kind, "size": SIZE, "width": width, "dataset": "demo", "seed": 0}
+    write_json(run / "params.json", given | parameters)
+    write_json(run / "metrics.json", {"status": "done"})
+    cae = CAE(autoencoder.Settings(kind=kind, width=width), device="cpu")
+    cae.shown = 1
+    cae.save(run / "weights.pt")
+
+
+def test_codes_come_from_the_runs_of_their_kind_and_width(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+    wanted = {"study": "autoencoder", "preset": "quick", "device": "cpu", "dataset": "demo", "seed": 0}
+    assert branches.trained_codes(Settings(size=SIZE, width=2), **wanted) is None
+    cae = Settings.described("cae", size=SIZE, width=2)
+    finished_coder(tmp_path, "texture")
+    finished_coder(tmp_path, "texture", width=4)
+    with pytest.raises(BadInput, match=r"autoencoder: no run .* arm = structure.* is done; make it with python -m inp"):
+        branches.trained_codes(cae, **wanted)
+    finished_coder(tmp_path, "structure")
+    found = branches.trained_codes(cae, **wanted)
+    assert [(c.settings.kind, c.settings.width, c.untrained) for c in found] == [("texture", 1, False),
+                                                                                ("structure", 1, False)]  # fmt: skip
+    with pytest.raises(BadInput, match="width: 3 will not do with cae; auto-encoders are half as wide"):
+        branches.trained_codes(Settings.described("cae", size=SIZE, width=3), **wanted)
+
+
+def test_structures_lie_behind_their_photos_and_their_window_shrinks(tmp_path, monkeypatch):
+    monkeypatch.setattr(rtv, "DATA", tmp_path)
+    photos = Photos(noise(2).numpy(), ["a", "b"], "noise")
+    both = branches.with_structures(photos)
+    expected = rtv.structure(noise(2).float() / 255, rtv.Settings(sigma=0.75))
+    assert np.array_equal(both.array[:, :3], photos.array)
+    assert np.array_equal(both.array[:, 3:], (expected * 255).round().byte().numpy())
+    assert (both.ids, len(both)) == (["a", "b"], 2)
+
+
+class Blur:
+    """An auto-encoder that is a Gaussian blur."""
+
+    def __init__(self, sigma):
+        self.sigma = sigma
+
+    def reconstruct(self, photos):
+        return rtv.blur(photos, self.sigma)
+
+
+def test_a_blur_loses_high_frequencies_and_is_its_own_control():
+    sigma = float(np.geomspace(0.3, SIZE / 4, 24)[9])
+    scores, rows = branches.measure_code(Blur(sigma), noise(), list("abcd"))
+    assert scores["lost_low"] < 0.5 < 0.9 < scores["lost_high"]
+    assert scores["correlation_removed"] == pytest.approx(scores["blur_correlation_removed"])
+    assert list(rows["id"]) == list("abcd")
+    assert scores["l1"] == pytest.approx((rtv.blur(noise() / 255, sigma) - noise() / 255).abs().mean().item(), rel=1e-4)
+
+
+# Probes
+
+
+def test_the_probe_finds_a_linear_map_and_nothing_else():
+    torch.manual_seed(0)
+    x, weights = torch.randn(4000, 6), torch.randn(6, 3)
+    y = x @ weights + 5
+    assert branches.probe(x[:2000], y[:2000], x[2000:], y[2000:]) == pytest.approx(1, abs=1e-4)
+    half = y + (y - 5).std(0) * torch.randn(4000, 3)  # noise of the signal's own variance
+    assert branches.probe(x[:2000], half[:2000], x[2000:], half[2000:]) == pytest.approx(0.5, abs=0.03)
+    other = torch.randn(4000, 6)
+    assert branches.probe(other[:2000], y[:2000], other[2000:], y[2000:]) == pytest.approx(0, abs=0.02)
+
+
+def test_cka_ignores_rotation_and_scale_and_sees_independence():
+    torch.manual_seed(0)
+    x = torch.randn(3000, 8)
+    rotation = torch.linalg.qr(torch.randn(8, 8)).Q
+    assert branches.cka(x, 3 * x @ rotation + 7) == pytest.approx(1)
+    assert branches.cka(x, torch.randn(3000, 8)) < 0.02
+    assert branches.cka(x, x[:, :4]) == pytest.approx(1 / np.sqrt(2), abs=0.02)  # half of the energy, twice the rank
+
+
+def test_effective_rank_counts_equal_directions():
+    x = torch.eye(6)[torch.arange(600) % 6] * 3 + 1
+    assert branches.effective_rank(x) == pytest.approx(5)  # six corners of a simplex span five directions
+    assert branches.effective_rank(x[:, :1] @ torch.ones(1, 4)) == pytest.approx(1)
+
+
+def test_features_in_the_hole_are_those_whose_patch_is_all_hole():
+    features = torch.arange(64.0).view(1, 1, 8, 8)
+    found = branches.in_hole(features, masks.centre(1, SIZE))
+    assert found[:, 0].tolist() == [8 * i + j for i in range(2, 6) for j in range(2, 6)]
+    partly = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
+    partly[..., :15, :16] = True
+    assert branches.in_hole(features, partly)[:, 0].tolist() == [0, 1]
+
+
+def test_what_the_1x1_does_not_read_is_orthogonal_to_it():
+    weight, x = torch.randn(3, 8), torch.randn(50, 8)
+    free = branches.without_read(x, weight)
+    torch.testing.assert_close(free @ weight.double().T, torch.zeros(50, 3).double(), atol=1e-5, rtol=0)
+    assert torch.linalg.matrix_rank(x - free, atol=1e-4) == 3
+
+
+# Networks
+
+
+def test_exchanging_what_is_not_read_leaves_the_loss(test_set):
+    network = method()
+    found = branches.examine(network, noise(seed=2), test_set)
+    assert found["swap_change"] < 1e-5
+    texture = branches._filled(network, test_set.photos, test_set.masks())[1]
+    network.network.to_rgb.weight.data.mul_(50)  # so that what is read matters
+    target = medfe.resize(test_set.photos01() * 2 - 1, (8, 8))
+    before, after = ((network.network.pictures(t) - target).abs().mean() for t in (texture, texture.roll(1, 0)))
+    assert abs(after / before - 1) > 1e-4  # while exchanging all of the features moves it
+    assert branches.swap_change(network, texture, test_set.photos01()) < 1e-5
+
+
+@pytest.mark.parametrize(("constraint", "names"), [("none", set()), ("conv1x1", {"probe_lost", "swap_change"}),
+                                                   ("cae", {"code_error", "code_variation"})])  # fmt: skip
+def test_each_constraint_has_its_measures(test_set, constraint, names):
+    found = branches.examine(method(constraint), noise(seed=2), test_set)
+    both = {f"{name}_{branch}" for name in ("probe", "cka", "rank") for branch in ("texture", "structure")}
+    assert set(found) == both | names
+    assert all(np.isfinite(list(found.values())))
+
+
+def test_code_error_is_one_for_zeros_and_zero_for_the_codes(test_set):
+    network, truth = method("cae"), test_set.photos01()
+    texture, structure = (encoder(truth * 2 - 1) for encoder in network.codes)
+    met = branches.against_codes(network, (structure, texture), truth)
+    assert met["code_error"] == pytest.approx(0, abs=1e-6)
+    zeros = branches.against_codes(network, (0 * structure, 0 * texture), truth)
+    assert zeros["code_error"] == pytest.approx(1)
+    parts = [(code.double().var((0, 2, 3), correction=0).mean() / code.double().square().mean()).sqrt().item()
+             for code in (texture, structure)]  # fmt: skip
+    assert zeros["code_variation"] == pytest.approx(np.mean(parts), rel=1e-5)
+
+
+def test_films_show_what_each_constraint_can_show(test_set):
+    photos, hole = test_set.photos01(), test_set.masks()
+    for constraint, grey in (("none", True), ("cae_reinitialised", True), ("conv1x1", False), ("cae", False)):
+        network, pair = method(constraint), codes()
+        film = branches.pictures(network, photos, hole, pair)
+        assert film.shape == (3 * N, 3, SIZE, SIZE)
+        assert torch.equal(film[:N], network.inpaint(photos, hole).clamp(0, 1))
+        assert bool((film[N:] == 0.5).all()) is grey
+        if constraint == "cae":
+            texture = network.branches(photos, hole)[1]
+            torch.testing.assert_close(film[2 * N :], pair[0].decode(texture).clamp(0, 1))
+        truth = branches.true_pictures(photos, constraint)
+        assert torch.equal(truth[:N], photos)
+        blocks = truth[2 * N :].view(N, 3, 8, 8, 8, 8)
+        assert bool((blocks == blocks[:, :, :, :1, :, :1]).all()) is (constraint == "conv1x1")
+
+
+def test_weighted_constraint_is_of_the_end():
+    history = pd.DataFrame({"l1": [np.nan] + [1.0] * 10, "structure": [np.nan] + [0.0] * 9 + [0.2],
+                            "texture": [np.nan] + [9.0] * 9 + [0.3]})  # fmt: skip
+    assert branches.weighted_constraint(history, Settings.described("cae")) == pytest.approx(8 * 0.5)
+    assert branches.weighted_constraint(history[["l1"]], Settings.described("none")) == 0
