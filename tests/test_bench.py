@@ -3,9 +3,15 @@
 import pandas as pd
 import pytest
 import torch
+import torchvision
+from torch import nn
 
 import inpaintlib
+from inpaintlib.data import masks
+from inpaintlib.methods import medfe
 from inpaintlib.study import bench
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -34,3 +40,102 @@ def test_seconds_are_means_of_consecutive_steps():
     spent = bench.seconds_per_step(lambda photos, step: calls.append(step), torch.zeros(1), 50)
     assert calls == list(range(50))
     assert 0 < spent < 0.01
+
+
+# MEDFE as released
+
+
+def narrow_vgg():
+    """VGG-16's 31 layers, 2 to 4 channels wide, with random weights large enough to carry a signal."""
+    torch.manual_seed(0)
+    vgg = torchvision.models.vgg.make_layers([2, 2, "M", 3, 3, "M", *[4, 4, 4, "M"] * 3])
+    for layer in vgg:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.constant_(layer.bias, 0.1)
+    return vgg
+
+
+def outputs_and_gradients(middle, levels, hole, weights):
+    """What a middle returns, and the gradients of its random mix with respect to parameters and levels."""
+    levels = [each.clone().requires_grad_() for each in levels]
+    fine_and_coarse, *branches = middle(levels, hole)
+    outputs = [*fine_and_coarse, *branches]
+    total = sum((each * weight).sum() for each, weight in zip(outputs, weights, strict=True))
+    return outputs, torch.autograd.grad(total, [*middle.parameters(), *levels])
+
+
+@pytest.mark.parametrize("fix_mask", [True, False])
+def test_released_middle_is_ours_forward_and_backward(fix_mask):
+    torch.manual_seed(2)
+    settings, hole = medfe.Settings(size=64, width=4, fix_mask=fix_mask), masks.irregular(2, 64, 0, (0.3, 0.4))
+    assert medfe.feature_hole(hole).flatten(1).any(1).all()
+    ours, released = medfe.Middle(settings), bench.ReleasedMiddle(settings)
+    released.load_state_dict(ours.state_dict())
+    levels = [torch.randn(2, c, s, s) for c, s in zip(settings.channels, (32, 16, 8, 4, 4, 4), strict=True)]
+    with torch.no_grad():
+        weights = [torch.randn_like(each) for each in [*levels, *ours(levels, hole)[1:]]]
+    (a, da), (b, db) = (outputs_and_gradients(middle, levels, hole, weights) for middle in (ours, released))
+    assert len(da) == len(list(ours.parameters())) + 6
+    torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+    for x, y in zip(da, db, strict=True):
+        assert x.norm() > 1
+        assert (y - x).norm() < 1e-3 * x.norm()
+
+
+def test_released_medfe_takes_the_same_steps():
+    """Adam magnifies the rounding of gradients near 0, so the second step agrees less than the first."""
+    settings = medfe.Settings.described(size=64, width=2)
+    fast = medfe.MEDFE(settings, 3, CPU, vgg=narrow_vgg())
+    released = bench.released_medfe(settings, 3, CPU, narrow_vgg())
+    assert type(released.network.middle) is bench.ReleasedMiddle
+    before = [p.detach().clone() for p in released.network.middle.parameters()]
+    torch.manual_seed(1)
+    photos = torch.randint(0, 256, (2, 6, 64, 64), dtype=torch.uint8)
+    for step, tolerance in enumerate((1e-5, 2e-3)):
+        expected, found = (method.step(photos, step) for method in (fast, released))
+        assert found.keys() == expected.keys()
+        assert {"d_global", "d_local", "adversarial", "l1", "perceptual", "style", "structure", "texture"} < set(found)
+        for name in expected:
+            assert expected[name] > 0
+            assert found[name].item() == pytest.approx(expected[name].item(), rel=tolerance), (step, name)
+    moved = [(p != old).flatten() for p, old in zip(released.network.middle.parameters(), before, strict=True)]
+    assert torch.cat(moved).float().mean() > 0.9
+
+
+def test_medfe_rows_say_what_was_measured(monkeypatch):
+    monkeypatch.setattr(bench, "choose_device", lambda: CPU)
+    monkeypatch.setattr(bench.pretrained, "vgg16", lambda device: narrow_vgg())
+    monkeypatch.setitem(bench.MEDFE_CASES, "cpu", {"width": 2, "middle": 3, "batches": {64: (1, 2)}, "structures": {32: 2}})
+    stepped, step = [], medfe.MEDFE.step
+
+    def recorded(self, photos, i):
+        stepped.append((type(self.network.middle), len(photos)))
+        return step(self, photos, i)
+
+    monkeypatch.setattr(medfe.MEDFE, "step", recorded)
+
+    def in_turns(steps, photos, gpu):
+        """Runs each arm once; they took 1 and 4 s a middle, 8, 2 and 2 a step, .5, .1 and .01 for all structures."""
+        for step in steps.values():
+            step(photos, 0)
+        if "ours" in steps:
+            return [1.0, 4.0]
+        return [8.0, 2.0, 2.0] if photos.shape[1] == 6 else [0.5, 0.1, 0.01]
+
+    monkeypatch.setattr(bench, "_in_turns", in_turns)
+    rows = pd.DataFrame(bench.BENCHES["medfe"]())
+    assert stepped == [(bench.ReleasedMiddle, 1), (medfe.Middle, 1), (medfe.Middle, 2)]
+    assert list(rows.columns) == ["bench", "case", "device", "value", "unit", "baseline", "ratio"]
+    assert set(rows["bench"]) == {"medfe"}
+    assert rows["case"].tolist() == [
+        "middle alone, 256 px, width 3, batch 1; released",
+        "step, 64 px, width 2, batch 1, eager; released: batch 1",
+        "step, 64 px, width 2, batch 2, eager; released: batch 1",
+        "structure, 32 px, RTV by conjugate gradients, batch 2; RTV by factorisation: CPU",
+        "structure, 32 px, code of an auto-encoder, width 32, batch 2; RTV by factorisation: CPU",
+    ]
+    assert rows["unit"].tolist() == ["ms"] + ["photos/s"] * 2 + ["ms/photo"] * 2
+    assert rows["value"].tolist() == pytest.approx([1000, 1 / 2, 2 / 2, 50, 5])
+    assert rows["baseline"].tolist() == pytest.approx([4000, 1 / 8, 1 / 8, 250, 250])
+    assert rows["ratio"].tolist() == pytest.approx([0.25, 4, 8, 0.2, 0.02])

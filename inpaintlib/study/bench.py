@@ -4,6 +4,8 @@ Each benchmark writes its rows into ``results/bench.csv``: bench, case, device, 
 medians; fast and plain steps take turns, so that a machine that slows down slows both.
 """
 
+import copy
+import gc
 import itertools
 import statistics
 import time
@@ -15,14 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inpaintlib
-from inpaintlib import BadInput
+from inpaintlib import BadInput, pretrained
 from inpaintlib.data import masks
+from inpaintlib.data.photos import load
 from inpaintlib.files import write_atomically
+from inpaintlib.methods import rtv
+from inpaintlib.methods.autoencoder import CAE
+from inpaintlib.methods.autoencoder import Settings as CAESettings
 from inpaintlib.methods.context_encoder import ContextEncoder, Discriminator, Generator, Settings, overlap_weights
 from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.dcgan import Settings as DCGANSettings
 from inpaintlib.methods.latent_search import LatentSearch
 from inpaintlib.methods.latent_search import Settings as SearchSettings
+from inpaintlib.methods.medfe import MEDFE, Middle, Network, feature_hole, gaussian, resize
+from inpaintlib.methods.medfe import Settings as MEDFESettings
 from inpaintlib.methods.partial_conv import PartialConv2d, PartialConvNet
 from inpaintlib.methods.partial_conv import Settings as PartialConvSettings
 from inpaintlib.study.runs import environment
@@ -221,7 +229,161 @@ def latent_search() -> list[dict]:
     return rows
 
 
-BENCHES = {"context_encoder": context_encoder, "partial_conv": partial_conv, "latent_search": latent_search}
+class ReleasedMiddle(Middle):
+    """MEDFE's middle as the released code arranges it, on the same weights; of its switches only fix_mask may be off.
+
+    The baseline of the benchmark, and the second implementation that tests compare the fast middle with.
+    """
+
+    def forward(self, levels: list[Tensor], hole: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """As its parent's, one photo at a time."""
+        photos = [self.one([each[i : i + 1] for each in levels], hole[i : i + 1]) for i in range(len(hole))]
+        levels, structure, texture = zip(*photos, strict=True)
+        return [torch.cat(each) for each in zip(*levels, strict=True)], torch.cat(structure), torch.cat(texture)
+
+    def one(self, levels: list[Tensor], hole: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """One branch after the other; features are resized before each 1x1 convolution."""
+        y, size = [F.leaky_relu(each, 0.2) for each in levels], levels[2].shape[-2:]
+        norm = lambda x: F.leaky_relu(F.instance_norm(x), 0.2)  # noqa: E731
+        texture = [layer(each) for layer, each in zip(self.texture, y[:3], strict=True)]
+        structure = [norm(self.structure(resize(each, size))) for each in y[3:]]
+        valid = (~feature_hole(hole, self.fix_mask)).float()
+        structure, texture = (self.fill(self.squeeze(torch.cat(each, 1)), valid) for each in (structure, texture))
+        equal = self.equal(self.fuse(torch.cat([structure, texture], 1)))
+        fine = [norm(to(resize(equal, each.shape[-2:]))) for to, each in zip(self.to_fine, levels[:3], strict=True)]
+        coarse = [chain(equal) for chain in self.to_coarse]
+        return [a + b for a, b in zip(levels, fine + coarse, strict=True)], structure, texture
+
+    def fill(self, features: Tensor, valid: Tensor) -> Tensor:
+        """The mask has as many channels as the features and is convolved with as many kernels, all ones."""
+        filled = []
+        for stream in self.streams:
+            x, known = features, valid.expand_as(features)
+            for layer in stream:
+                weight, padding = layer.conv.weight, layer.conv.padding
+                with torch.no_grad():
+                    total = F.conv2d(known, torch.ones_like(weight), None, 1, padding)
+                    ratio = weight[0].numel() / total.clamp(min=1)
+                x = F.conv2d(x * known, weight, None, 1, padding) * ratio
+                x, known = F.leaky_relu(layer.norm(x), 0.2), (total > 0).float()
+            filled.append(x)
+        return (self.to_code or self.squeeze)(torch.cat(filled, 1))
+
+    def equal(self, x: Tensor) -> Tensor:
+        """A map of Gaussian weights for every pixel, all (pixels, C, H, W) products at once; every 3x3 patch copied."""
+        x = x * self.equalise.excitation(x)
+        _, channels, high, wide = x.shape
+        pixels = high * wide
+        maps = torch.kron(gaussian(high, device=x.device), gaussian(wide, device=x.device)).view(pixels, 1, high, wide)
+        spatial = (maps * x.expand(pixels, -1, -1, -1)).sum((2, 3)).mT
+        gate = x.sigmoid()
+        patches, gates = (F.unfold(each, 3, padding=1).view(channels, 9, pixels) for each in (x, gate))
+        likeness = (gates * gate.reshape(channels, 1, pixels)).mean(0).softmax(0)
+        averages = [each.reshape(x.shape) for each in (spatial, (patches * likeness).sum(1))]
+        return self.equalise.squeeze(torch.cat(averages, 1))
+
+
+def released_medfe(settings: MEDFESettings, seed: int, device: torch.device, vgg: nn.Sequential) -> MEDFE:
+    """MEDFE in fp32, eager, with the released arrangement of its middle. The rest of its step is ours."""
+    method = MEDFE(settings, seed, device, "fp32", "eager", vgg)
+    method.network.middle.__class__ = ReleasedMiddle
+    return method
+
+
+MEDFE_CASES = {
+    "cuda": {"width": 64, "middle": 64, "batches": {256: (1, 16), 128: (1, 64)}, "structures": {256: 32}},
+    "cpu": {"width": 8, "middle": 16, "batches": {128: (1, 4), 64: (1, 4)}, "structures": {256: 4, 64: 4}},
+}
+"""What `medfe` times on each kind of device: batches by photo size in px, and how many structure images at once."""
+
+MEDFE_GOALS = {256: 200.0, 128: 800.0}
+"""Photos a second of the full width, by photo size in px, in less than 1 GB a photo."""
+
+
+def medfe() -> list[dict]:
+    """Photos a second, and on a GPU peak memory, of MEDFE's training step; milliseconds of a photo's structure.
+
+    The step: all losses, structure images given, against the released arrangement at batch 1 (:func:`released_medfe`),
+    with width 64 (a CPU: 8), and on a GPU the fastest arm against :data:`MEDFE_GOALS`. The middle alone, of one photo of
+    256 px, fp32 and eager in both arrangements. Structure: RTV by batched conjugate gradients, and the code of an
+    auto-encoder in its place, against RTV by factorisation on the CPU.
+    """
+    device = choose_device()
+    cases = MEDFE_CASES[device.type]
+    rows = [_middle(256, cases["middle"], device)]
+    for size, batches in cases["batches"].items():
+        rows += _medfe_steps(size, batches, cases["width"], device)
+    for size, n in cases["structures"].items():
+        rows += _structures(size, n, device)
+    return rows
+
+
+def _medfe_steps(size: int, batches: tuple[int, ...], width: int, device: torch.device) -> list[dict]:
+    gpu, rows = device.type == "cuda", []
+    settings, vgg = MEDFESettings.described("conv1x1", size=size, width=width), pretrained.vgg16(device)
+    photos = torch.randint(0, 256, (max(batches), 6, size, size), dtype=torch.uint8, device=device)
+    arms = [(1, "released"), *itertools.product(batches, ("graph", "compile") if gpu else ("eager",))]
+    steps, memory = {}, {}
+    for batch, mode in arms:
+        gc.collect()
+        before = torch.cuda.memory_allocated() if gpu else 0
+        method = (released_medfe(settings, 0, device, vgg) if mode == "released"
+                  else MEDFE(settings, 0, device, acceleration=mode, vgg=vgg))  # fmt: skip
+        steps[batch, mode] = lambda photos, i, method=method, batch=batch: method.step(photos[:batch], i)
+        if gpu:
+            with torch._dynamo.config.patch(automatic_dynamic_shapes=False):  # compiled for this arm's shapes alone
+                seconds_per_step(steps[batch, mode], photos, 3)
+                torch.cuda.reset_peak_memory_stats()
+                seconds_per_step(steps[batch, mode], photos, 1)  # the one that a graph is captured of
+            memory[batch, mode] = (torch.cuda.max_memory_allocated() - before) / batch
+    seconds = dict(zip(arms, _in_turns(steps, photos, gpu), strict=True))
+    speed = {arm: arm[0] / seconds[arm] for arm in arms}
+    for batch, mode in arms[1:]:
+        case = f"{size} px, width {width}, batch {batch}, {mode}; released: batch 1"
+        rows.append(_row("medfe", f"step, {case}", speed[batch, mode], "photos/s", speed[arms[0]]))
+        if gpu:
+            rows.append(_row("medfe", f"peak memory, {case}", memory[batch, mode] / 2**30, "GiB/photo",
+                             memory[arms[0]] / 2**30))  # fmt: skip
+    if gpu:
+        fastest, case = max(arms[1:], key=speed.get), f"{size} px, width {width}, fastest arm; goal"
+        rows.append(_row("medfe", f"step, {case}", speed[fastest], "photos/s", MEDFE_GOALS[size]))
+        rows.append(_row("medfe", f"peak memory, {case}", memory[fastest] / 1e9, "GB/photo", 1.0))
+    return rows
+
+
+def _middle(size: int, width: int, device: torch.device) -> dict:
+    """Milliseconds of the middle, forward and backward."""
+    network = Network(MEDFESettings(size=size, width=width)).to(device)
+    released = copy.deepcopy(network.middle)
+    released.__class__ = ReleasedMiddle
+    photo, hole = torch.rand(1, 6, size, size, device=device), masks.centre(1, size).to(device)
+    levels = [level.detach() for level in network.encoder(photo)]
+
+    def step(middle: Middle) -> None:
+        sum(level.square().mean() for level in middle(levels, hole)[0]).backward()
+
+    arms = {"ours": lambda *_: step(network.middle), "released": lambda *_: step(released)}
+    ours, theirs = (1000 * seconds for seconds in _in_turns(arms, photo, device.type == "cuda"))
+    return _row("medfe", f"middle alone, {size} px, width {width}, batch 1; released", ours, "ms", theirs)
+
+
+def _structures(size: int, n: int, device: torch.device) -> list[dict]:
+    """Milliseconds a photo, of demo photos: how far conjugate gradients have to go depends on what is in them."""
+    photos = load("demo", size, "train", "squash").spread(n)[0].to(device).float() / 255
+    few, cae = photos[:4].cpu(), CAE(CAESettings(kind="structure", width=32), device=device, acceleration="eager")
+    arms = {
+        "RTV by factorisation": lambda *_: rtv.structure(few, solver="direct"),
+        "RTV by conjugate gradients": lambda photos, _: rtv.structure(photos, solver="cg"),
+        "code of an auto-encoder, width 32": lambda photos, _: cae.encode(photos),
+    }
+    reference, *seconds = _in_turns(arms, photos, gpu=False)  # few turns: each is long
+    return [_row("medfe", f"structure, {size} px, {name}, batch {n}; RTV by factorisation: CPU", 1000 * each / n,
+                 "ms/photo", 1000 * reference / len(few))
+            for name, each in zip(list(arms)[1:], seconds, strict=True)]  # fmt: skip
+
+
+BENCHES = {"context_encoder": context_encoder, "partial_conv": partial_conv, "latent_search": latent_search,
+           "medfe": medfe}  # fmt: skip
 
 
 def _row(bench: str, case: str, value: float, unit: str, baseline: float) -> dict:
