@@ -106,7 +106,9 @@ def test_released_medfe_takes_the_same_steps():
 def test_medfe_rows_say_what_was_measured(monkeypatch):
     monkeypatch.setattr(bench, "choose_device", lambda: CPU)
     monkeypatch.setattr(bench.pretrained, "vgg16", lambda device: narrow_vgg())
-    monkeypatch.setitem(bench.MEDFE_CASES, "cpu", {"width": 2, "middle": 3, "batches": {64: (1, 2)}, "structures": {32: 2}})
+    monkeypatch.setitem(
+        bench.MEDFE_CASES, "cpu", {"width": 2, "middle": 3, "batches": {64: (1, 2)}, "structures": {32: 2}}
+    )
     stepped, step = [], medfe.MEDFE.step
 
     def recorded(self, photos, i):

@@ -304,7 +304,7 @@ def medfe() -> list[dict]:
     """Photos a second, and on a GPU peak memory, of MEDFE's training step; milliseconds of a photo's structure.
 
     The step: all losses, structure images given, against the released arrangement at batch 1 (:func:`released_medfe`),
-    with width 64 (a CPU: 8), and on a GPU the fastest arm against :data:`MEDFE_GOALS`. The middle alone, of one photo of
+    with width 64 (a CPU: 8), and on a GPU the fastest arm against :data:`MEDFE_GOALS`. The middle alone, one photo of
     256 px, fp32 and eager in both arrangements. Structure: RTV by batched conjugate gradients, and the code of an
     auto-encoder in its place, against RTV by factorisation on the CPU.
     """
