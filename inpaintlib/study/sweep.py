@@ -171,6 +171,15 @@ def of_preset(study: str, preset: str, **wanted: Any) -> list[Run]:
     return [run for run in there if run.id in planned] or there
 
 
+def reported(study: str, preset: str = "auto") -> str:
+    """The preset, or, for ``auto``, the last in the sweep file that has a finished run (the first where none has)."""
+    if preset != "auto":
+        return preset
+    there = {run.parameters.get("preset") for run in runs.find(study) if run.done}
+    presets = list(load(study).presets)
+    return next((name for name in reversed(presets) if name in there), presets[0])
+
+
 def finished(study: str, preset: str, **wanted: Any) -> Run:
     """The one finished run of a preset with these parameters, for a run that builds on it.
 
