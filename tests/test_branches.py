@@ -130,7 +130,7 @@ class Blur:
         self.sigma = sigma
 
     def reconstruct(self, photos):
-        return rtv.blur(photos, self.sigma)
+        return branches.blur(photos, self.sigma)
 
 
 def test_a_blur_loses_high_frequencies_and_is_its_own_control():
@@ -139,7 +139,13 @@ def test_a_blur_loses_high_frequencies_and_is_its_own_control():
     assert scores["lost_low"] < 0.5 < 0.9 < scores["lost_high"]
     assert scores["correlation_removed"] == pytest.approx(scores["blur_correlation_removed"])
     assert list(rows["id"]) == list("abcd")
-    assert scores["l1"] == pytest.approx((rtv.blur(noise() / 255, sigma) - noise() / 255).abs().mean().item(), rel=1e-4)
+    photos = noise() / 255
+    assert scores["l1"] == pytest.approx((branches.blur(photos, sigma) - photos).abs().mean().item(), rel=1e-4)
+
+
+def test_a_blur_keeps_a_flat_photo_to_its_edges():
+    flat = torch.full((1, 3, SIZE, SIZE), 0.3)
+    torch.testing.assert_close(branches.blur(flat, 16), flat)
 
 
 # Probes

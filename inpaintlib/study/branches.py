@@ -32,6 +32,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
 from inpaintlib import BadInput, metrics, pretrained
 from inpaintlib.data import masks
@@ -107,9 +108,14 @@ def measure_code(cae: CAE, photos: Tensor, ids: list[str], with_lpips: bool = Fa
 def equally_blurred(truth: Tensor, back: Tensor) -> Tensor:
     """Each photo (n,3,S,S) under the Gaussian blur whose L1 distance from it is nearest to that of ``back``."""
     goal = metrics.l1(back, truth)
-    blurs = torch.stack([rtv.blur(truth, sigma) for sigma in np.geomspace(0.3, truth.shape[-1] / 4, 24)])
+    blurs = torch.stack([blur(truth, sigma) for sigma in np.geomspace(0.3, truth.shape[-1] / 4, 24)])
     distance = torch.stack([metrics.l1(blur, truth) for blur in blurs])
     return blurs[(distance - goal).abs().argmin(0), torch.arange(len(truth))]
+
+
+def blur(photos: Tensor, sigma: float) -> Tensor:
+    """A Gaussian of ``sigma`` px, photos (n,3,S,S) mirrored at their edges."""
+    return gaussian_blur(photos, 2 * min(int(3 * sigma) + 1, photos.shape[-1] - 1) + 1, float(sigma))
 
 
 def milliseconds(function: Callable[[Tensor], object], photos: Tensor, turns: int = 5) -> float:
