@@ -182,6 +182,8 @@ def test_the_spread_over_seeds_and_two_orders_of_the_arms(study):
     assert (spread.verdict, spread.seeds) == ("reproduced", 5)
     assert claims.test(claim | {"test": "spread", "above": 1.0}, results).verdict == "partly"
     assert claims.test(claim | {"test": "spread", "above": 2.0}, results).verdict == "not reproduced"
+    relative = claims.test(claim | {"test": "spread", "above": 0.1, "relative": True}, results)
+    assert (relative.ours, relative.verdict) == (pytest.approx(s / 8), "reproduced")
     orders = claims.test({"metric": "fid", "test": "reorders", "other": "fid_hole", "above": 0.1}, results)
     assert (orders.ours, orders.seeds) == (pytest.approx(1.5 / 5), 5)  # rho is -1/2 with seed 0 and 1 with the others
     assert orders.verdict == "partly"

@@ -289,7 +289,11 @@ def contributions(results: Results, arms: list[str]) -> pd.DataFrame:
 
 
 def lost_by_frequency(spectra: dict[str, list[pd.DataFrame]]):
-    """Power of the error over the photo's against frequency: one line an arm, the mean over its seeds with range."""
+    """Power of the error over the photo's against frequency: one line an arm, the mean over its seeds with range.
+
+    Up to half a cycle a pixel: the few diagonal waves beyond have next to no power to lose.
+    """
+    spectra = {arm: [run[run["frequency"] <= 0.5] for run in runs] for arm, runs in spectra.items()}
     ax = figures.curves(spectra, "lost", label="power of the error over the photo's", x="frequency")
     ax.axvline(1 / PATCH, color="0.8", lw=1, zorder=0)
     ax.text(1 / PATCH, 1, " period of 8 px", transform=ax.get_xaxis_transform(), fontsize=8, va="top")

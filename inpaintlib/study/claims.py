@@ -10,7 +10,7 @@ the ``published`` figure where the source prints one, and a ``test``:
 ``increasing``  the metric rises (``decreasing``: falls) with the parameter ``by``: Spearman's rho within each seed
 ``figure``      the metric ``where`` is within ``within`` of ``published``, on the photos of ``dataset`` only
 ``exceeds``     the metric ``where`` exceeds another metric of the same runs, ``minus``
-``spread``      the metric's standard deviation over seeds is more than ``above``, ``where``
+``spread``      the metric's standard deviation over seeds, ``relative`` to its mean or not, is over ``above``, ``where``
 ``reorders``    the metric ranks the arms of each seed otherwise than the ``other`` one: 1 - rho is more than ``above``
 ``declines``    the best evaluation in training is better than the last by over ``above``, ``where``
 ==============  ========================================================================================================
@@ -44,7 +44,7 @@ OPTIONAL = {
     "equal": {"a", "b", "within", "each"},
     "increasing": {"by", "where", "above"}, "decreasing": {"by", "where", "above"},
     "figure": {"where", "within", "dataset"}, "exceeds": {"where", "minus", "above"}, "declines": {"where", "above"},
-    "spread": {"where", "above"}, "reorders": {"other", "above"},
+    "spread": {"where", "above", "relative"}, "reorders": {"other", "above"},
 }  # fmt: skip
 DIRECTION = {"figure": "equal", "exceeds": "greater", "declines": "greater", "spread": "greater", "reorders": "greater"}
 
@@ -146,7 +146,8 @@ def _values(kind: str, claim: dict, results: Results, where: dict) -> np.ndarray
     if kind == "reorders":
         pairs = [seed[[claim["metric"], claim["other"]]].dropna() for _, seed in rows.groupby("seed")]
         return np.array([1 - pair.corr("spearman").iloc[0, 1] for pair in pairs if len(pair) > 2])
-    return (rows[claim["metric"]] - (rows[claim["minus"]] if kind == "exceeds" else 0)).to_numpy()
+    values = rows[claim["metric"]] - (rows[claim["minus"]] if kind == "exceeds" else 0)
+    return (values / values.mean() if claim.get("relative") else values).to_numpy()
 
 
 def _trend(results: Results, metric: str, by: str, where: dict, sign: int, above: float) -> Outcome:

@@ -151,7 +151,7 @@ def panels(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable
 
 def every_seed(runs: pd.DataFrame, metric: str, arms: Sequence[str], gap: float = 0.0, of: str = "") -> plt.Figure:
     """One point a run of a table of runs, arm by arm, with each arm's mean; beside them a bar as long as a published
-    difference ``gap``, labelled ``of``."""
+    difference ``gap``, with the label ``of``."""
     figure, ax = subplots(figsize=(0.8 * len(arms) + 2, 3.4))
     for i, arm in enumerate(arms):
         values = runs.loc[runs["arm"] == arm, metric].dropna()
@@ -160,9 +160,9 @@ def every_seed(runs: pd.DataFrame, metric: str, arms: Sequence[str], gap: float 
     if gap:
         middle = runs[metric].mean()
         ax.vlines(len(arms), middle - gap / 2, middle + gap / 2, color=PALETTE[3], lw=4)
-        ax.text(len(arms) + 0.15, middle, f"{of}\n{gap:g}", va="center", fontsize=8)
+        ax.text(len(arms) + 0.15, middle, of, va="center", fontsize=8)
     ax.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set(ylabel=metric, xlim=(-0.5, len(arms) + 1.6 * bool(gap)))
+    ax.set(ylabel=metric, xlim=(-0.5, len(arms) + (1.6 if gap else -0.5)))
     return figure
 
 
