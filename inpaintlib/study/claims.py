@@ -10,7 +10,7 @@ the ``published`` figure where the source prints one, and a ``test``:
 ``increasing``  the metric rises (``decreasing``: falls) with the parameter ``by``: Spearman's rho within each seed
 ``figure``      the metric ``where`` is within ``within`` of ``published``, on the photos of ``dataset`` only
 ``exceeds``     the metric ``where`` exceeds another metric of the same runs, ``minus``
-``spread``      the metric's standard deviation over seeds, ``relative`` to its mean or not, is over ``above``, ``where``
+``spread``      the metric's standard deviation over seeds (``relative``: over its mean) is above ``above``, ``where``
 ``reorders``    the metric ranks the arms of each seed otherwise than the ``other`` one: 1 - rho is more than ``above``
 ``declines``    the best evaluation in training is better than the last by over ``above``, ``where``
 ==============  ========================================================================================================
