@@ -56,9 +56,10 @@ def test_arms_are_the_presets_that_they_name(preset):
     """The sweep spells every switch; `Settings.released` and `Settings.described` say what they must be."""
     for item in sweep.plan("medfe_vs_cae", preset):
         kind, _, rest = item.parameters["arm"].partition(" ")
-        constraint = "conv1x1" if rest.startswith("+") else rest
+        constraint, _, stronger = ("conv1x1" if rest.startswith("+") else rest).partition(" x")
         make = {"released": Settings.released, "described": Settings.described}[kind]
-        expected = make(constraint, **({f"fix_{rest[2:]}": True} if rest.startswith("+") else {}))
+        changed = {f"fix_{rest[2:]}": True} if rest.startswith("+") else {"loss_mult": float(stronger or 0)}
+        expected = make(constraint, **{name: value for name, value in changed.items() if value})
         for name in ("constraint", *medfe.SWITCHES):
             assert item.parameters[name] == getattr(expected, name), (item.parameters["arm"], name)
 
