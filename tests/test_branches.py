@@ -55,11 +55,11 @@ def test_set():
 def test_arms_are_the_presets_that_they_name(preset):
     """The sweep spells every switch; `Settings.released` and `Settings.described` say what they must be."""
     for item in sweep.plan("medfe_vs_cae", preset):
-        kind, _, rest = item.parameters["arm"].partition(" ")
-        constraint, _, stronger = ("conv1x1" if rest.startswith("+") else rest).partition(" x")
-        make = {"released": Settings.released, "described": Settings.described}[kind]
-        changed = {f"fix_{rest[2:]}": True} if rest.startswith("+") else {"loss_mult": float(stronger or 0)}
-        expected = make(constraint, **{name: value for name, value in changed.items() if value})
+        kind, *rest = item.parameters["arm"].split()  # "released + mask", "described conv1x1 x4"
+        changed = {f"fix_{rest.pop()}": True} if "+" in rest else {}
+        changed |= {"loss_mult": float(rest.pop()[1:])} if rest[-1][0] == "x" else {}
+        constraint = rest[0] if rest[0] != "+" else "conv1x1"
+        expected = {"released": Settings.released, "described": Settings.described}[kind](constraint, **changed)
         for name in ("constraint", *medfe.SWITCHES):
             assert item.parameters[name] == getattr(expected, name), (item.parameters["arm"], name)
 
