@@ -238,13 +238,15 @@ def test_films_show_what_each_constraint_can_show(test_set):
         assert film.shape == (3 * N, 3, SIZE, SIZE)
         assert torch.equal(film[:N], network.inpaint(photos, hole).clamp(0, 1))
         assert bool((film[N:] == 0.5).all()) is grey
+        truth = branches.true_pictures(network.settings, photos, pair)
+        assert torch.equal(truth[:N], photos)
+        assert bool((truth[N:] == 0.5).all()) is grey
         if constraint == "cae":
             texture = network.branches(photos, hole)[1]
             torch.testing.assert_close(film[2 * N :], pair[0].decode(texture).clamp(0, 1))
-        truth = branches.true_pictures(photos, constraint)
-        assert torch.equal(truth[:N], photos)
+            torch.testing.assert_close(truth[2 * N :], pair[0].reconstruct(photos))
         blocks = truth[2 * N :].view(N, 3, 8, 8, 8, 8)
-        assert bool((blocks == blocks[:, :, :, :1, :, :1]).all()) is (constraint == "conv1x1")
+        assert bool((blocks == blocks[:, :, :, :1, :, :1]).all()) is (constraint != "cae")  # one colour a patch
 
 
 def test_weighted_constraint_is_of_the_end():

@@ -261,7 +261,7 @@ def pictures(method: MEDFE, photos: Tensor, mask: Tensor, codes: tuple[CAE, CAE]
     settings, size = method.settings, photos.shape[-2:]
     if settings.constraint == "conv1x1":
         shown = [F.interpolate(each, size) for each in method.branch_pictures(photos, mask)]
-    elif settings.constraint in ("cae", "cae_no_norm") and settings.fix_init:
+    elif decodable(settings):
         branches = method.branches(photos, mask)
         shown = [cae.decode(each.clamp(-1, 1)) for cae, each in zip(reversed(codes), branches, strict=True)]
     else:
@@ -269,13 +269,21 @@ def pictures(method: MEDFE, photos: Tensor, mask: Tensor, codes: tuple[CAE, CAE]
     return torch.cat([method.inpaint(photos, mask), *shown]).clamp(0, 1)
 
 
-def true_pictures(photos: Tensor, constraint: str) -> Tensor:
-    """What a frame of :func:`pictures` should become: the photos, their structure images, the photos."""
-    targets = [structures(photos), photos]
-    if constraint == "conv1x1":
-        targets = [F.interpolate(medfe.resize(each, [photos.shape[-1] // PATCH] * 2), photos.shape[-2:])
-                   for each in targets]  # fmt: skip
+def true_pictures(settings: medfe.Settings, photos: Tensor, codes: tuple[CAE, CAE] | None) -> Tensor:
+    """What a frame of :func:`pictures` should become: the photos, and what their branches are compared with."""
+    small, size = [photos.shape[-1] // PATCH] * 2, photos.shape[-2:]
+    if settings.constraint == "conv1x1":
+        targets = [F.interpolate(medfe.resize(each, small), size) for each in (structures(photos), photos)]
+    elif decodable(settings):
+        targets = [cae.reconstruct(photos).cpu() for cae in reversed(codes)]
+    else:
+        targets = [torch.full_like(photos, 0.5)] * 2
     return torch.cat([photos, *targets])
+
+
+def decodable(settings: medfe.Settings) -> bool:
+    """Whether the branches are compared with codes that the auto-encoders' decoders can show."""
+    return settings.constraint in ("cae", "cae_no_norm") and settings.fix_init
 
 
 def contributions(results: Results, arms: list[str]) -> pd.DataFrame:
