@@ -127,6 +127,8 @@ def test_structures_lie_behind_their_photos_and_their_window_shrinks(tmp_path, m
 class Blur:
     """An auto-encoder that is a Gaussian blur."""
 
+    device = torch.device("cpu")
+
     def __init__(self, sigma):
         self.sigma = sigma
 

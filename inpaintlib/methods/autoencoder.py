@@ -198,7 +198,7 @@ class CAE(Trainer):
         training = self.network.training
         self.network.eval()
         try:
-            return function(x.to(self.device)).float()
+            return torch.cat([function(part.to(self.device)).float() for part in x.split(64)])
         finally:
             self.network.train(training)
 

@@ -89,28 +89,35 @@ def trained_codes(settings: medfe.Settings, study: str, preset: str, device: str
 @torch.no_grad()
 def measure_code(cae: CAE, photos: Tensor, ids: list[str], with_lpips: bool = False) -> tuple[dict, pd.DataFrame]:
     """Metrics of a run, and a row a photo, of what comes back of photos uint8 (n,3,S,S); names at the top."""
-    truth = photos.float() / 255
-    back = torch.cat([cae.reconstruct(part).cpu() for part in truth.split(64)]).clamp(0, 1)
-    blurs, images = equally_blurred(truth, back), structures(truth)
-    columns = {"l1": metrics.l1(back, truth), "psnr": metrics.psnr(back, truth), "ssim": metrics.ssim(back, truth)}
-    if with_lpips:
-        columns["lpips"] = pretrained.lpips("alex", "cpu")(back, truth)
-    columns |= autoencoder.resemblance(back, truth, images)
-    columns["blur_correlation_removed"] = autoencoder.resemblance(blurs, truth, images)["correlation_removed"]
-    per_image = pd.DataFrame({"id": ids, **{name: column.numpy() for name, column in columns.items()}})
-    spectrum = autoencoder.residual_spectrum(back, truth)
+    parts, rows = [], []
+    for some in photos.to(cae.device).split(64):
+        truth = some.float() / 255
+        back, images = cae.reconstruct(truth).clamp(0, 1), structures(truth)
+        columns = {name: getattr(metrics, name)(back, truth) for name in ("l1", "psnr", "ssim")}
+        if with_lpips:
+            columns["lpips"] = pretrained.lpips("alex", truth.device)(back, truth)
+        columns |= autoencoder.resemblance(back, truth, images)
+        control = autoencoder.resemblance(equally_blurred(truth, back), truth, images)
+        columns["blur_correlation_removed"] = control["correlation_removed"]
+        rows.append(pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()}))
+        parts.append(back.cpu())
+    per_image = pd.concat(rows, ignore_index=True)
+    spectrum = autoencoder.residual_spectrum(torch.cat(parts), photos.float() / 255)
     fine = spectrum["frequency"] > 1 / PATCH
     lost = {name: float(spectrum["residual"][rings].sum() / spectrum["photo"][rings].sum())
             for name, rings in (("lost_low", ~fine & (spectrum["frequency"] > 0)), ("lost_high", fine))}  # fmt: skip
+    per_image.insert(0, "id", ids)
     return per_image.drop(columns="id").mean().to_dict() | lost | {"n_photos": len(photos)}, per_image
 
 
 def equally_blurred(truth: Tensor, back: Tensor) -> Tensor:
     """Each photo (n,3,S,S) under the Gaussian blur whose L1 distance from it is nearest to that of ``back``."""
-    goal = metrics.l1(back, truth)
-    blurs = torch.stack([blur(truth, sigma) for sigma in np.geomspace(0.3, truth.shape[-1] / 4, 24)])
-    distance = torch.stack([metrics.l1(blur, truth) for blur in blurs])
-    return blurs[(distance - goal).abs().argmin(0), torch.arange(len(truth))]
+    goal, nearest = metrics.l1(back, truth), truth
+    for sigma in np.geomspace(0.3, truth.shape[-1] / 4, 24):
+        blurred = blur(truth, sigma)
+        miss, least = ((metrics.l1(each, truth) - goal).abs() for each in (blurred, nearest))
+        nearest = torch.where((miss < least)[:, None, None, None], blurred, nearest)
+    return nearest
 
 
 def blur(photos: Tensor, sigma: float) -> Tensor:
