@@ -30,6 +30,15 @@ def test_curves_are_means_over_seeds_with_their_range():
     assert (band.y0, band.y1) == (1.0, 5.0)
 
 
+def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
+    runs = pd.DataFrame({"arm": ["a", "b", "a", "b"], "fid": [1.0, 5.0, 3.0, np.nan]})
+    axes = figures.every_seed(runs, "fid", ["b", "a"], gap=0.5, of="published").axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 5.0]], [[1, 1.0], [1, 3.0]]]
+    means_and_bar = [segment.tolist() for lines in axes.collections for segment in lines.get_segments()]
+    assert means_and_bar == [[[-0.25, 5], [0.25, 5]], [[0.75, 2], [1.25, 2]], [[2, 2.75], [2, 3.25]]]
+    assert [text.get_text() for text in axes.texts] == ["published"]
+
+
 def test_intervals_are_drawn_where_the_table_says():
     table = pd.DataFrame({"metric": ["m", "m", "other"], "ratio": [1.0, np.inf, 1.0], "value": [2.0, 3.0, 9.0],
                           "ci_low": [1.5, np.nan, 9], "ci_high": [2.25, np.nan, 9]})  # fmt: skip
