@@ -198,9 +198,10 @@ def test_larger_presets_keep_their_verdicts_and_smoke_writes_none(study, tmp_pat
     assert not (tmp_path / "claims.csv").exists()
     for preset in ("quick", "full", "quick"):
         claims.write(Results(STUDY, preset))
-    row = pd.read_csv(tmp_path / "claims.csv").set_index("id").loc["HA1a"]
-    assert row["verdict"] == "reproduced"
-    assert row["command"].endswith("--preset full")
+    rows = pd.read_csv(tmp_path / "claims.csv").set_index("id")
+    assert rows.loc[["HA1a", "HA3"], "verdict"].tolist() == ["reproduced", "not tested"]
+    assert rows.loc["HA1a", "command"].endswith("--preset full")
+    assert rows.loc["HA3", "command"].endswith("--preset full")  # nor does one "not tested" replace another
 
 
 def test_cells_and_sections(tmp_path):

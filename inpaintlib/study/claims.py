@@ -179,7 +179,7 @@ def table(results: Results) -> pd.DataFrame:
 def write(results: Results) -> pd.DataFrame:
     """Puts the study's claims into claims.csv and claims.md; returns the rows of this preset.
 
-    A verdict from a larger preset is not replaced by one from a smaller, nor any verdict by ``not tested``. The preset
+    A row from a larger preset is not replaced by one from a smaller, nor any verdict by ``not tested``. The preset
     ``smoke`` shows that all runs, not what is true: its verdicts are returned and not written.
     """
     new, path = table(results), inpaintlib.RESULTS / "claims.csv"
@@ -196,7 +196,8 @@ def write(results: Results) -> pd.DataFrame:
 
 def _rank(row) -> int:
     preset = row.command.rsplit(" ", 1)[-1]
-    return -1 if row.verdict == NOT_TESTED else PRESETS.index(preset) if preset in PRESETS else 0
+    tested = row.verdict != NOT_TESTED
+    return len(PRESETS) * tested + (PRESETS.index(preset) if preset in PRESETS else 0)
 
 
 def markdown(rows: pd.DataFrame) -> str:
