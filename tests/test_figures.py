@@ -30,6 +30,18 @@ def test_curves_are_means_over_seeds_with_their_range():
     assert (band.y0, band.y1) == (1.0, 5.0)
 
 
+def test_many_arms_stand_below_each_other_from_the_top():
+    arms = [f"arm {i}" for i in range(9)]
+    table = pd.DataFrame({"arm": arms, "metric": "fid", "value": np.arange(9.0), "ci_low": -1.0, "ci_high": 10.0})
+    axes = figures.panels(table, {"fid": "FID", "kid": "KID"}, "arm").axes
+    assert [ax.get_title("left") + ax.get_title("center") for ax in axes] == ["FID"]
+    assert axes[0].lines[0].get_xydata().tolist() == [[i, i] for i in range(9)]
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == arms
+    assert axes[0].yaxis_inverted()
+    bars = [segment[:, 0].tolist() for segment in axes[0].collections[0].get_segments()]
+    assert bars == [[-1.0, 10.0]] * 9
+
+
 def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
     runs = pd.DataFrame({"arm": ["a", "b", "a", "b"], "fid": [1.0, 5.0, 3.0, np.nan]})
     axes = figures.every_seed(runs, "fid", ["b", "a"], gap=0.5, of="published").axes[0]

@@ -138,8 +138,11 @@ def intervals(
 
 
 def panels(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable = str) -> plt.Figure:
-    """:func:`intervals` of several metrics (name -> label) side by side, those that the table has."""
+    """:func:`intervals` of several metrics (name -> label) side by side, those that the table has; of more than eight
+    values of ``by`` as a :func:`forest`."""
     metrics = {metric: label for metric, label in metrics.items() if metric in set(table["metric"])}
+    if table[by].nunique() > 8:
+        return forest(table, metrics, by, name)
     figure, axes = subplots(1, len(metrics), figsize=(3.1 * len(metrics), 3.2), squeeze=False)
     for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
         intervals(table, metric, by, name=name, ax=ax)
@@ -163,6 +166,21 @@ def every_seed(runs: pd.DataFrame, metric: str, arms: Sequence[str], gap: float 
         ax.text(len(arms) + 0.15, middle, of, va="center", fontsize=8)
     ax.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
     ax.set(ylabel=metric, xlim=(-0.5, len(arms) + (1.6 if gap else -0.5)))
+    return figure
+
+
+def forest(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable = str) -> plt.Figure:
+    """Means and intervals of metrics (name -> label) side by side, a line for each value of ``by``, named once."""
+    names = list(dict.fromkeys(table[by]))
+    figure, axes = subplots(1, len(metrics), figsize=(2.1 * len(metrics) + 1.6, 0.3 * len(names) + 0.9), sharey=True,
+                            squeeze=False)  # fmt: skip
+    for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
+        rows = table[table["metric"] == metric].set_index(by).reindex(names)
+        ends = [(rows["value"] - rows["ci_low"]).fillna(0), (rows["ci_high"] - rows["value"]).fillna(0)]
+        ax.errorbar(rows["value"], range(len(names)), xerr=ends, fmt="o", capsize=3, color=PALETTE[0])
+        ax.set(title=label)
+    axes[0, 0].set_yticks(range(len(names)), [name(value) for value in names])
+    axes[0, 0].invert_yaxis()
     return figure
 
 
