@@ -220,6 +220,12 @@ def test_each_constraint_has_its_measures(test_set, constraint, names):
     assert all(np.isfinite(list(found.values())))
 
 
+def test_holes_thinner_than_a_patch_hold_nothing_to_examine():
+    thin = torch.zeros(N, 1, SIZE, SIZE, dtype=torch.bool)
+    thin[..., 3] = True
+    assert branches.examine(method(), noise(), TestSet.make("thin", noise(), thin, list("abcd"))) == {}
+
+
 def test_code_error_is_one_for_zeros_and_zero_for_the_codes(test_set):
     network, truth = method("cae"), test_set.photos01()
     texture, structure = (encoder(truth * 2 - 1) for encoder in network.codes)
@@ -252,7 +258,7 @@ def test_films_show_what_each_constraint_can_show(test_set):
 
 
 def test_weighted_constraint_is_of_the_end():
-    history = pd.DataFrame({"l1": [np.nan] + [1.0] * 10, "structure": [np.nan] + [0.0] * 9 + [0.2],
+    history = pd.DataFrame({"total": [np.nan] + [1.0] * 10, "structure": [np.nan] + [0.0] * 9 + [0.2],
                             "texture": [np.nan] + [9.0] * 9 + [0.3]})  # fmt: skip
     assert branches.weighted_constraint(history, Settings.described("cae")) == pytest.approx(8 * 0.5)
-    assert branches.weighted_constraint(history[["l1"]], Settings.described("none")) == 0
+    assert branches.weighted_constraint(history[["total"]], Settings.described("none")) == 0

@@ -200,13 +200,17 @@ def _filled(method: MEDFE, photos: Tensor, holes: Tensor) -> tuple[Tensor, Tenso
 
 def examine(method: MEDFE, train: Tensor, test_set: TestSet) -> dict[str, float]:
     """What the filled features hold, by the names at the top, with ``_texture`` and ``_structure`` behind those of a
-    branch. ``train``: uint8 photos (n,3,S,S) to fit the probes on, under the method's training holes."""
-    rows = torch.arange(len(train)) % len(method.bank)
-    known, asked = (_filled(method, *pair) for pair in ((train, method.bank.cpu()[rows]),
-                                                        (test_set.photos, test_set.masks())))  # fmt: skip
-    holes = method.bank.cpu()[rows], test_set.masks()
-    found, constraint = {}, method.settings.constraint
-    fitted, tested = ([in_hole(each, hole) for each in part] for part, hole in zip((known, asked), holes, strict=True))
+    branch; nothing where holes are so thin that no patch lies in one.
+
+    ``train``: uint8 photos (n,3,S,S) to fit the probes on, under the method's training holes.
+    """
+    bank = method.bank.cpu()
+    holes = bank[torch.arange(len(train)) % len(bank)], test_set.masks()
+    maps = [_filled(method, *pair) for pair in zip((train, test_set.photos), holes, strict=True)]
+    fitted, tested = ([in_hole(each, hole) for each in part] for part, hole in zip(maps, holes, strict=True))
+    if min(len(fitted[0]), len(tested[0])) < 2:
+        return {}
+    found, constraint, (structure, texture, _) = {}, method.settings.constraint, maps[1]
     for i, name in enumerate(("structure", "texture")):
         found[f"probe_{name}"] = probe(fitted[i], fitted[2], tested[i], tested[2])
         found[f"cka_{name}"] = cka(tested[i], tested[2])
@@ -215,9 +219,9 @@ def examine(method: MEDFE, train: Tensor, test_set: TestSet) -> dict[str, float]
         weight = method.network.to_rgb.weight.detach().flatten(1).cpu()
         free = [without_read(part[1], weight) for part in (fitted, tested)]
         found["probe_lost"] = found["probe_texture"] - probe(free[0], fitted[2], free[1], tested[2])
-        found["swap_change"] = swap_change(method, asked[1], test_set.photos01())
+        found["swap_change"] = swap_change(method, texture, test_set.photos01())
     if constraint.startswith("cae"):
-        found |= against_codes(method, asked[:2], test_set.photos01())
+        found |= against_codes(method, (structure, texture), test_set.photos01())
     return found
 
 
@@ -250,7 +254,7 @@ def against_codes(method: MEDFE, branches: tuple[Tensor, Tensor], truth: Tensor)
 
 def ending(history: pd.DataFrame, share: float = 0.1) -> pd.Series:
     """The losses' means over the last ``share`` of a training's history."""
-    rows = history.dropna(subset=["l1"])
+    rows = history.dropna(subset=["total"])
     return rows.iloc[-max(1, round(share * len(rows))) :].mean()
 
 
