@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -405,6 +406,16 @@ def test_streaming_gives_the_same_batches(folder, steps):
     assert (resident.stream, streaming.stream) == (False, True)
     for step in steps:
         assert torch.equal(resident.at(step), streaming.at(step))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_channels_behind_the_photos_go_with_them(stream):
+    colours = torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8).numpy()
+    both = Photos(np.concatenate([colours, 255 - colours], 1), [str(i) for i in range(20)], "both")
+    for step in range(3):
+        batch = Batches(both, 12, "cpu", seed=1, stream=stream).at(step)
+        assert torch.equal(batch[:, :3], Batches(replace(both, array=colours), 12, "cpu", seed=1).at(step))
+        assert torch.equal(batch[:, 3:], 255 - batch[:, :3])
 
 
 def test_what_does_not_fit_streams(monkeypatch):

@@ -39,7 +39,10 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 @dataclass(frozen=True)
 class Photos:
-    """Prepared photos of one split: ``array`` (n, 3, S, S) uint8, read-only and memory-mapped, and their n ``ids``."""
+    """Prepared photos of one split: ``array`` (n, 3, S, S) uint8, read-only and memory-mapped, and their n ``ids``.
+
+    Further channels, such as structure images, are served and mirrored with the photos that they lie behind.
+    """
 
     array: np.ndarray
     ids: list[str]
