@@ -258,9 +258,16 @@ def ending(history: pd.DataFrame, share: float = 0.1) -> pd.Series:
     return rows.iloc[-max(1, round(share * len(rows))) :].mean()
 
 
+def weighted_terms(history: pd.DataFrame, settings: medfe.Settings) -> dict[str, float]:
+    """What each term adds to the objective at the end of a training, those that it has."""
+    last = ending(history)
+    return {name: weight * last[name] for name, weight in settings.weights.items() if name in last}
+
+
 def weighted_constraint(history: pd.DataFrame, settings: medfe.Settings) -> float:
     """What L_rst and L_rte together add to the objective at the end of a training; 0 without them."""
-    return sum(settings.weights[name] * ending(history).get(name, 0.0) for name in ("structure", "texture"))
+    terms = weighted_terms(history, settings)
+    return terms.get("structure", 0.0) + terms.get("texture", 0.0)
 
 
 @torch.no_grad()
@@ -298,12 +305,12 @@ def decodable(settings: medfe.Settings) -> bool:
 
 
 def contributions(results: Results, arms: list[str]) -> pd.DataFrame:
-    """What each weighted term adds to the objective at the end of each arm's trainings, mean of seeds."""
+    """:func:`weighted_terms` of each arm, mean of seeds."""
     rows = {}
     for arm in arms:
         settings = Run(results.study, results.where(arm=arm)["run_id"].iloc[0]).settings(medfe.Settings)
-        last = pd.concat([ending(history) for history in results.histories(arm=arm)], axis=1).mean(axis=1)
-        rows[arm] = {name: weight * last[name] for name, weight in settings.weights.items() if name in last}
+        terms = pd.DataFrame([weighted_terms(history, settings) for history in results.histories(arm=arm)])
+        rows[arm] = terms.mean().to_dict()
     return pd.DataFrame(rows).T
 
 
