@@ -6,7 +6,7 @@ Bad input ends in one sentence and exit status 2, Ctrl-C in 130; a sweep with fa
 import argparse
 import sys
 
-from inpaintlib import BadInput
+from inpaintlib import ROOT, BadInput
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,7 +95,7 @@ def prepare(options) -> None:
 def sweep(options) -> int:
     import yaml
 
-    from inpaintlib.study import sweep as sweeps
+    from inpaintlib.harness import sweep as sweeps
 
     overrides = {}
     for pair in options.set:
@@ -107,20 +107,21 @@ def sweep(options) -> int:
 
 
 def status(options) -> None:
-    from inpaintlib.study import sweep as sweeps
+    from inpaintlib.harness import sweep as sweeps
 
     table = sweeps.status(options.study)
     print("no runs yet" if table.empty else table.to_markdown(index=False))
 
 
 def report(options) -> None:
-    from inpaintlib.study import report as reports
+    from inpaintlib.harness import report as reports
 
     print(reports.execute(options.study, options.preset) or f"{options.study} has no report of its own")
 
 
 def bench(options) -> None:
-    from inpaintlib.study import bench as benches
+    sys.path.insert(0, str(ROOT))
+    from benchmarks import speed as benches
 
     print(benches.run(options.name).to_markdown(index=False))
 

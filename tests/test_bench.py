@@ -7,9 +7,9 @@ import torchvision
 from torch import nn
 
 import inpaintlib
+from benchmarks import speed as bench
 from inpaintlib.data import masks
 from inpaintlib.methods import medfe
-from inpaintlib.study import bench
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,11 @@ from inpaintlib.data import masks
 from inpaintlib.data.photos import Photos
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.files import write_json
+from inpaintlib.harness import runs, sweep
 from inpaintlib.methods import autoencoder, medfe, rtv
 from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.medfe import MEDFE, Settings
-from inpaintlib.study import branches, runs, sweep
+from inpaintlib.studies import medfe as branches
 
 SIZE, N = 64, 4
 

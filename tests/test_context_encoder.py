@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.speed import PlainContextEncoder
 from inpaintlib import BadInput, losses
 from inpaintlib.data import masks
 from inpaintlib.methods import context_encoder as ce
 from inpaintlib.methods.context_encoder import ChannelWiseLinear, ContextEncoder, Discriminator, Generator, Settings
-from inpaintlib.study.bench import PlainContextEncoder
 
 SMALL = Settings(size=64, width=8, bottleneck=32, overlap=4)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inpaintlib.study import figures
+from inpaintlib.harness import figures
 from inpaintlib.training import strip
 
 

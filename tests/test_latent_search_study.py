@@ -12,11 +12,13 @@ import inpaintlib
 from inpaintlib import ROOT, BadInput, metrics
 from inpaintlib.data import masks
 from inpaintlib.files import write_json
+from inpaintlib.harness import figures, runs, sweep, tables
+from inpaintlib.harness.tables import Results
 from inpaintlib.methods import dcgan, latent_search, poisson
 from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.latent_search import LatentSearch, Settings
-from inpaintlib.study import figures, runs, sampling, searching, sweep, tables
-from inpaintlib.study.tables import Results
+from inpaintlib.studies import dcgan as sampling
+from inpaintlib.studies import latent_search as searching
 
 SIZE, LATENT, N = 16, 8, 5
 

@@ -12,8 +12,8 @@ import pytest
 
 from inpaintlib import ROOT
 from inpaintlib.files import read_json
+from inpaintlib.harness import runs, sweep
 from inpaintlib.methods import context_encoder
-from inpaintlib.study import runs, sweep
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SWEEPS = sorted(path.stem for path in (ROOT / "notebooks" / "sweeps").glob("*.yaml"))

@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 
 import inpaintlib
+from benchmarks import speed as bench
 from inpaintlib import ROOT, BadInput, metrics
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.files import write_json
+from inpaintlib.harness import claims, figures, runs, sweep
+from inpaintlib.harness.tables import Results
 from inpaintlib.methods.partial_conv import PartialConvNet, Settings
-from inpaintlib.study import bench, claims, figures, irregular, runs, sweep
-from inpaintlib.study.tables import Results
+from inpaintlib.studies import partial_conv
 
 STUDY = "partial_conv_losses"
 
@@ -32,7 +34,7 @@ def no_nvidia(monkeypatch):
     def missing(name):
         raise BadInput(f"{name} is not here")
 
-    monkeypatch.setattr(irregular.datasets, "locate", missing)
+    monkeypatch.setattr(partial_conv.datasets, "locate", missing)
 
 
 # The test set
@@ -40,9 +42,9 @@ def no_nvidia(monkeypatch):
 
 def test_every_photo_has_a_hole_of_every_cell():
     photos = some_photos(3)
-    found = irregular.table1("photos", photos, ["a", "b", "c"], "generated")
+    found = partial_conv.table1("photos", photos, ["a", "b", "c"], "generated")
     holes, ratio = found.masks().view(3, 12, 64, 64), masks.hole_ratio(found.masks()).view(3, 12)
-    for i, (low, high, border) in enumerate(irregular.CELLS.itertuples(index=False)):
+    for i, (low, high, border) in enumerate(partial_conv.CELLS.itertuples(index=False)):
         assert ((ratio[:, i] > low) & (ratio[:, i] <= high)).all()
         if border == "clear":
             assert not holes[:, i, :6].any()
@@ -59,8 +61,8 @@ def test_nvidias_masks_go_to_their_cells_and_are_taken_where_they_are(tmp_path, 
             hole = masks.irregular(1, 64, 7, (low, high), "clear")[0, 0].numpy()
             Image.fromarray(hole).save(picture := BytesIO(), "PNG")
             archive.writestr(f"testing_mask_dataset/{1000 * thousand:05}.png", picture.getvalue())
-    monkeypatch.setattr(irregular.datasets, "locate", lambda name: tmp_path / f"{name.split('_')[2]}_mask.zip")
-    found = irregular.table1("photos", some_photos(2), "ab", "auto")
+    monkeypatch.setattr(partial_conv.datasets, "locate", lambda name: tmp_path / f"{name.split('_')[2]}_mask.zip")
+    found = partial_conv.table1("photos", some_photos(2), "ab", "auto")
     assert found.name == "photos, NVIDIA's masks"
     expected = torch.cat([masks.irregular(1, 64, 7, ratio, "clear") for ratio in masks.RATIO_BINS for _ in range(2)])
     assert torch.equal(found.masks(), torch.cat([expected, expected]))  # one mask a cell, repeated
@@ -68,25 +70,25 @@ def test_nvidias_masks_go_to_their_cells_and_are_taken_where_they_are(tmp_path, 
 
 def test_without_nvidias_masks_auto_takes_ours_and_nvidia_says_so(no_nvidia):
     photos = some_photos(1)
-    assert irregular.table1("p", photos, "a", "auto").hash == irregular.table1("p", photos, "a", "generated").hash
+    assert partial_conv.table1("p", photos, "a", "auto").hash == partial_conv.table1("p", photos, "a", "generated").hash
     with pytest.raises(BadInput, match="nvidia_masks_test is not here"):
-        irregular.table1("p", photos, "a", "nvidia")
+        partial_conv.table1("p", photos, "a", "nvidia")
     with pytest.raises(BadInput, match="test_masks: 'ours' will not do; it must be one of auto, nvidia, generated"):
-        irregular.table1("p", photos, "a", "ours")
+        partial_conv.table1("p", photos, "a", "ours")
 
 
 def test_examples_are_one_of_each_cell():
-    found = irregular.table1("p", some_photos(24), range(24), "generated")
-    photos, holes = irregular.one_of_each_cell(found)
+    found = partial_conv.table1("p", some_photos(24), range(24), "generated")
+    photos, holes = partial_conv.one_of_each_cell(found)
     ratio = masks.hole_ratio(holes).tolist()
     assert all(
-        low < r <= high for r, (low, high, _) in zip(ratio, irregular.CELLS.itertuples(index=False), strict=True)
+        low < r <= high for r, (low, high, _) in zip(ratio, partial_conv.CELLS.itertuples(index=False), strict=True)
     )
     assert len({photo.sum().item() for photo in photos}) == 12
 
 
 def test_a_growing_hole_grows_inside_out_to_the_areas_it_says():
-    grown = irregular.growing_holes(64, frames=7)
+    grown = partial_conv.growing_holes(64, frames=7)
     assert (grown[:-1] <= grown[1:]).all()
     expected = [round(share * 64**2) for share in torch.linspace(0.03, 0.6, 7).tolist()]
     assert grown.sum((1, 2, 3)).tolist() == expected
@@ -113,29 +115,29 @@ def test_colour_offset_is_the_fills_mean_error_not_its_texture():
     composite = torch.where(hole, truth + 51, truth)
     composite[1] = truth[1]
     composite[1, :, 2:6, 2:4], composite[1, :, 2:6, 4:6] = 149, 51  # texture whose mean is right
-    found = irregular.colour_offset(composite, TestSet.make("t", truth, hole, "ab"))
+    found = partial_conv.colour_offset(composite, TestSet.make("t", truth, hole, "ab"))
     assert found == pytest.approx([0.2, 0.0])
 
 
 def test_fill_deviation_and_valid_l1_in_closed_form():
     test_set = TestSet.make("t", some_photos(3, 16), masks.random_pixels(3, 16, 0, 0.3), "abc")
-    assert irregular.fill_deviation(Grey(), test_set) == pytest.approx([math.sqrt(1 / 6)] * 3)  # of 0, 1/2 and 1
-    assert irregular.valid_l1(Grey(), test_set) == pytest.approx([0.1] * 3, rel=1e-4)
+    assert partial_conv.fill_deviation(Grey(), test_set) == pytest.approx([math.sqrt(1 / 6)] * 3)  # of 0, 1/2 and 1
+    assert partial_conv.valid_l1(Grey(), test_set) == pytest.approx([0.1] * 3, rel=1e-4)
 
 
 def test_partial_convolutions_do_not_depend_on_what_the_hole_held_and_plain_ones_do():
-    test_set = irregular.table1("p", some_photos(1, 32), "a", "generated")
+    test_set = partial_conv.table1("p", some_photos(1, 32), "a", "generated")
     choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
     partial, plain = (PartialConvNet(Settings(**choices, conv=conv), device="cpu") for conv in ("partial", "plain"))
-    assert (irregular.fill_deviation(partial, test_set) == 0).all()
-    assert (irregular.fill_deviation(plain, test_set) > 1e-3).all()
+    assert (partial_conv.fill_deviation(partial, test_set) == 0).all()
+    assert (partial_conv.fill_deviation(plain, test_set) > 1e-3).all()
 
 
 def test_kid_of_cells_averages_to_the_kid_of_each_cell():
-    cells = pd.concat([irregular.CELLS.iloc[:2]] * 5, ignore_index=True)
+    cells = pd.concat([partial_conv.CELLS.iloc[:2]] * 5, ignore_index=True)
     found = metrics.Evaluation({}, cells, torch.empty(0))
     found.features[""] = torch.randn(10, 7), torch.randn(10, 7) + 0.3
-    shares = irregular.kid_of_cells(found)
+    shares = partial_conv.kid_of_cells(found)
     for first in (0, 1):
         expected = metrics.kid(*(features[first::2] for features in found.features[""]))
         assert shares[first::2].mean() == pytest.approx(expected)
@@ -143,7 +145,7 @@ def test_kid_of_cells_averages_to_the_kid_of_each_cell():
 
 def test_the_periodogram_of_a_wave_is_at_its_frequency():
     wave = 0.7 * torch.cos(2 * math.pi * 8 * torch.arange(32) / 32)
-    power = irregular.periodogram(wave.expand(2, 3, 32, 32))  # rows are waves, columns constant
+    power = partial_conv.periodogram(wave.expand(2, 3, 32, 32))  # rows are waves, columns constant
     assert power[8] == pytest.approx(0.7**2 * 32 / 6 / 2, rel=1e-4)  # half of the lines; Hann's gain 1/2, power 3/8
     assert power.argmax() == 8
     assert power[[0, 5, 11, 16]].max() < 1e-8
@@ -152,27 +154,27 @@ def test_the_periodogram_of_a_wave_is_at_its_frequency():
 def test_grid_peak_and_high_frequency_in_closed_form():
     frequency = np.arange(1, 17) / 32
     found = pd.DataFrame({"frequency": frequency, "fill": 1 / frequency, "truth": 1 / frequency})
-    assert irregular.grid_peak(found) == pytest.approx(0)
-    assert irregular.high_frequency(found) == pytest.approx(1)
+    assert partial_conv.grid_peak(found) == pytest.approx(0)
+    assert partial_conv.high_frequency(found) == pytest.approx(1)
     found.loc[7, "fill"] *= 10  # frequency 1/4
-    assert irregular.grid_peak(found) == pytest.approx(10 / 3)  # 10 dB at one of three periods
+    assert partial_conv.grid_peak(found) == pytest.approx(10 / 3)  # 10 dB at one of three periods
     found["fill"] = found["truth"] * np.where(frequency < 0.25, 1, 0.2)
-    assert irregular.high_frequency(found) == pytest.approx(0.2)
+    assert partial_conv.high_frequency(found) == pytest.approx(0.2)
 
 
 def test_spectrum_is_that_of_the_fill_alone():
     photos = some_photos(4, 64)
-    same = irregular.spectrum(lambda photo, mask: photo, photos)
+    same = partial_conv.spectrum(lambda photo, mask: photo, photos)
     assert np.array_equal(same["fill"], same["truth"])
     assert same["frequency"].tolist() == [k / 32 for k in range(1, 17)]
-    flat = irregular.spectrum(lambda photo, mask: torch.where(mask, 0.5, photo), photos)
+    flat = partial_conv.spectrum(lambda photo, mask: torch.where(mask, 0.5, photo), photos)
     assert flat["fill"].max() < 1e-9
     assert np.array_equal(flat["truth"], same["truth"])
 
 
 def test_early_is_the_evaluation_nearest_a_quarter():
     history = pd.DataFrame({"kimg": [0, 0.9, 1.1, 2, 4], "test_l1_hole": [9, np.nan, 7, 6, 5]})
-    assert irregular.early(history, "l1_hole", 4) == 7
+    assert partial_conv.early(history, "l1_hole", 4) == 7
 
 
 def test_a_saved_network_fills_as_before(tmp_path):
@@ -202,7 +204,7 @@ def study(tmp_path, monkeypatch):
         folder = tmp_path / STUDY / "runs" / f"{arm}-{seed}"
         folder.mkdir(parents=True)
         write_json(folder / "params.json", {"arm": arm, "seed": seed, "preset": "quick", "dataset": "demo"})
-        photos = pd.concat([irregular.CELLS] * 3, ignore_index=True)
+        photos = pd.concat([partial_conv.CELLS] * 3, ignore_index=True)
         photos = photos.assign(l1=np.resize(l1, 36), hole_ratio=0.5, pixels=4, mse=0.1, mse_hole=0.1, psnr=1.0,
                                psnr_hole=1.0, ssim=1.0, ssim_hole=1.0, l1_hole=1.0, seam=0.0, laplacian=1.0,
                                laplacian_truth=1.0)  # fmt: skip
@@ -270,9 +272,9 @@ def test_a_figure_of_one_cell_and_a_metric_of_whole_runs(study):
 def test_the_table_by_cell_has_ours_and_only_the_papers_confirmed_figures(study):
     for seed in range(2):
         study("full", seed, RISING + [-0.001, 0.001][seed])
-    cells = Results(STUDY, "quick", parts=irregular.CELL).tidy(["arm", *irregular.CELL])
+    cells = Results(STUDY, "quick", parts=partial_conv.CELL).tidy(["arm", *partial_conv.CELL])
     assert {"hole_low", "hole_high", "border", "metric", "value", "n_seeds", "test_set"} <= set(cells)
-    shown = irregular.by_cell(cells, ["full"], sweep.load(STUDY).claims)
+    shown = partial_conv.by_cell(cells, ["full"], sweep.load(STUDY).claims)
     assert shown.shape[1] == 12
     half = 12.706204736 * 0.001  # Student's t of two seeds times their standard error
     assert shown.loc[("l1, %", "full"), ("clear", "20-30 %")] == f"3.00 ± {100 * half:.2f}"
@@ -294,8 +296,8 @@ def test_relative_gap_is_in_per_cent_of_the_base(study):
     for seed in range(2):
         study("full", seed, 0.9 * RISING)
         study("plain mean", seed, RISING)
-    cells = Results(STUDY, "quick", parts=irregular.CELL).tidy(["arm", *irregular.CELL])
-    gap = irregular.relative_gap(cells, "full", "plain mean", ["l1", "lpips"])
+    cells = Results(STUDY, "quick", parts=partial_conv.CELL).tidy(["arm", *partial_conv.CELL])
+    gap = partial_conv.relative_gap(cells, "full", "plain mean", ["l1", "lpips"])
     assert gap.index.tolist() == ["l1"]
     assert (gap.loc["l1"] == 10).all()
 
@@ -332,7 +334,7 @@ def test_zoom_lies_where_the_hole_is():
 
 
 def test_errors_by_hole_are_drawn_at_their_bins_in_their_panels():
-    rows = irregular.CELLS.assign(arm="full", metric="l1", value=RISING, ci_low=RISING - 0.01, ci_high=RISING + 0.01)
+    rows = partial_conv.CELLS.assign(arm="full", metric="l1", value=RISING, ci_low=RISING - 0.01, ci_high=RISING + 0.01)
     figure = figures.by_hole(rows, "l1", ["full"], scale=100)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["border: touching", "border: clear"]
     x, y = figure.axes[1].lines[0].get_data()
@@ -341,7 +343,7 @@ def test_errors_by_hole_are_drawn_at_their_bins_in_their_panels():
 
 
 def test_the_gif_of_a_closing_mask_ends_when_nothing_is_missing(tmp_path):
-    with Image.open(irregular.watch_filling(tmp_path / "filling.gif", 128)) as picture:
+    with Image.open(partial_conv.watch_filling(tmp_path / "filling.gif", 128)) as picture:
         picture.seek(picture.n_frames - 1)
         last = np.asarray(picture.convert("L"))[18:, :192]
         picture.seek(picture.n_frames - 2)

@@ -14,8 +14,8 @@ import pytest
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.study import runs
-from inpaintlib.study.runs import Run, check, digest, find, load_table, notebook_parameters, run_id
+from inpaintlib.harness import runs
+from inpaintlib.harness.runs import Run, check, digest, find, load_table, notebook_parameters, run_id
 
 CELL = """# what the study varies
 ratio: float = 1000.0  # lambda_rec / lambda_adv [0, inf]

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from inpaintlib import BadInput
-from inpaintlib.study.statistics import bootstrap, holm, interval, paired, spearman_trend, spread
+from inpaintlib.harness.statistics import bootstrap, holm, interval, paired, spearman_trend, spread
 
 
 def test_interval_of_three_values_by_hand():

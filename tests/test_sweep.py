@@ -15,8 +15,8 @@ import pytest
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.study import runs, sweep
-from inpaintlib.study.runs import Run
+from inpaintlib.harness import runs, sweep
+from inpaintlib.harness.runs import Run
 
 PARAMETERS = """
 ratio: float = 1000.0  # lambda_rec / lambda_adv [0, inf]
@@ -46,7 +46,7 @@ if act != "silent":
 """
 RUN_START = """
 import pandas as pd
-from inpaintlib.study.runs import Run
+from inpaintlib.harness.runs import Run
 run = Run.start("10_tiny.ipynb", globals())
 run.finish({"psnr": 20.0 + seed}, pd.DataFrame({"psnr": [20.0 + seed]}))
 """
@@ -267,7 +267,7 @@ def test_the_notebook_runs_in_its_own_folder_and_starts_its_run(study, capsys):
     assert executed.cells[-1].outputs[0].text.strip() == str(path.parent.parent)
 
 
-COMMAND = "import sys; from inpaintlib.study import sweep; sys.exit(sweep.run(sys.argv[1], 'quick', workers=2))"
+COMMAND = "import sys; from inpaintlib.harness import sweep; sys.exit(sweep.run(sys.argv[1], 'quick', workers=2))"
 
 
 def start(path):

@@ -9,9 +9,9 @@ import pytest
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import write_json
-from inpaintlib.study import claims, sweep, tables
-from inpaintlib.study.claims import judge
-from inpaintlib.study.tables import Results
+from inpaintlib.harness import claims, sweep, tables
+from inpaintlib.harness.claims import judge
+from inpaintlib.harness.tables import Results
 
 STUDY = "context_encoder_ratios"
 JOINT = {"arm": "ratio", "ratio": 1000.0}

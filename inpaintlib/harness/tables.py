@@ -12,9 +12,9 @@ import pandas as pd
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
-from inpaintlib.study import statistics
-from inpaintlib.study.runs import Run, load_table
-from inpaintlib.study.sweep import of_preset
+from inpaintlib.harness import statistics
+from inpaintlib.harness.runs import Run, load_table
+from inpaintlib.harness.sweep import of_preset
 
 METRICS = (
     "psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "psnr_inner", "psnr_inner_pooled", "ssim", "ssim_hole",

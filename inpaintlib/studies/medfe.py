@@ -38,12 +38,12 @@ from inpaintlib import BadInput, metrics, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.photos import Photos
 from inpaintlib.data.test_set import TestSet
+from inpaintlib.harness import figures, sweep
+from inpaintlib.harness.runs import Run
+from inpaintlib.harness.tables import Results
 from inpaintlib.methods import autoencoder, medfe, rtv
 from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.medfe import MEDFE
-from inpaintlib.study import figures, sweep
-from inpaintlib.study.runs import Run
-from inpaintlib.study.tables import Results
 
 PATCH = 8  # px a side: what one feature stands for
 DAMPING = 1e-3  # of the ridge, in units of the features' mean variance

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.study import sweep
-from inpaintlib.study.runs import find
+from inpaintlib.harness import sweep
+from inpaintlib.harness.runs import find
 
 
 def execute(study: str, preset: str) -> Path | None:

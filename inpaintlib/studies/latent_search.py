@@ -19,10 +19,10 @@ from torch import Tensor
 from inpaintlib import BadInput, Inpainter, metrics
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
+from inpaintlib.harness import figures, sweep, tables
 from inpaintlib.methods import classical, dcgan, poisson
 from inpaintlib.methods.context_encoder import ContextEncoder
 from inpaintlib.methods.latent_search import LatentSearch, Search, context_loss, pixel_weights
-from inpaintlib.study import figures, sweep, tables
 from inpaintlib.training import strip
 
 PARTS = ("arm", "mask", "blend")

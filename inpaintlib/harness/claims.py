@@ -30,8 +30,8 @@ import pandas as pd
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
-from inpaintlib.study import statistics, sweep
-from inpaintlib.study.tables import Results
+from inpaintlib.harness import statistics, sweep
+from inpaintlib.harness.tables import Results
 
 COLUMNS = ["id", "source", "statement", "metric", "direction", "published", "ours", "ci_low", "ci_high", "n_seeds",
            "n_photos", "dataset", "verdict", "command"]  # fmt: skip

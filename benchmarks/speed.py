@@ -21,6 +21,7 @@ from inpaintlib import BadInput, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.photos import load
 from inpaintlib.files import write_atomically
+from inpaintlib.harness.runs import environment
 from inpaintlib.methods import rtv
 from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.autoencoder import Settings as CAESettings
@@ -33,7 +34,6 @@ from inpaintlib.methods.medfe import MEDFE, Middle, Network, feature_hole, gauss
 from inpaintlib.methods.medfe import Settings as MEDFESettings
 from inpaintlib.methods.partial_conv import PartialConv2d, PartialConvNet
 from inpaintlib.methods.partial_conv import Settings as PartialConvSettings
-from inpaintlib.study.runs import environment
 from inpaintlib.training import choose_device, seeded
 
 

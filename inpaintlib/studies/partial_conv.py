@@ -28,9 +28,9 @@ from inpaintlib import ROOT, BadInput, Inpainter
 from inpaintlib.data import datasets, masks
 from inpaintlib.data.photos import to_rgb
 from inpaintlib.data.test_set import TestSet
+from inpaintlib.harness import figures
 from inpaintlib.methods.partial_conv import PartialConvNet, Settings, UNet
 from inpaintlib.metrics import Evaluation, evaluate
-from inpaintlib.study import figures
 
 CELL = ["hole_low", "hole_high", "border"]
 CELLS = pd.DataFrame([(*ratio, border) for ratio in masks.RATIO_BINS for border in masks.BORDERS], columns=CELL)

@@ -47,8 +47,8 @@ from tqdm import tqdm
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.study import runs
-from inpaintlib.study.runs import Run, Scalar, did_you_mean
+from inpaintlib.harness import runs
+from inpaintlib.harness.runs import Run, Scalar, did_you_mean
 
 OK, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 MARK = "INPAINT_WORKER"  # environment variable by which a worker's kernel is known
