@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -89,6 +90,23 @@ def frozen(network: nn.Module) -> Iterator[None]:
 def adam(network: nn.Module, lr: float, betas: tuple[float, float], device: torch.device) -> torch.optim.Adam:
     """Fused Adam; capturable on a GPU, so that a whole step can be replayed as one CUDA graph."""
     return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=device.type == "cuda")
+
+
+def initialise(network: nn.Module, seed: int, name: str, rule: Callable[[nn.Module], None] | None = None) -> nn.Module:
+    """Draws every weight of the network anew; each module's depend on (seed, name, the module's own name) alone.
+
+    So two networks of one seed agree in each module that they share, whatever else either of them has. A module with
+    weights of its own first gets PyTorch's default (``reset_parameters``), then what ``rule(module)`` makes of it.
+    Returns the network.
+    """
+    for path, module in network.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            with seeded(zlib.crc32(f"{seed}/{name}.{path}".encode())):
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+                if rule:
+                    rule(module)
+    return network
 
 
 def initialise_dcgan(module: nn.Module) -> None:

@@ -2,16 +2,28 @@
 
 import os
 import signal
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from inpaintlib import BadInput
 from inpaintlib.methods.context_encoder import ContextEncoder, Settings
-from inpaintlib.training import Diverged, choose_device, fit, frozen, generator, load_checkpoint, save_checkpoint, strip
+from inpaintlib.training import (
+    Diverged,
+    choose_device,
+    fit,
+    frozen,
+    generator,
+    initialise,
+    load_checkpoint,
+    save_checkpoint,
+    strip,
+)
 
 SMALL = Settings(size=64, width=4, bottleneck=8, overlap=4, noise=3)
 
@@ -203,3 +215,15 @@ def test_generators_differ_by_seed_and_step_alone():
     draws = {(s, i): torch.rand(1, generator=generator(s, i)).item() for s in range(5) for i in range(20)}
     assert len(set(draws.values())) == 100
     assert torch.rand(1, generator=generator(3, 7)).item() == draws[3, 7]
+
+
+def test_modules_are_initialised_from_the_seed_and_their_own_name():
+    def network(extra: bool) -> nn.Sequential:
+        layers = {"a": nn.Conv2d(3, 4, 3), **({"extra": nn.Conv2d(4, 4, 1)} if extra else {}), "b": nn.Linear(4, 2)}
+        return nn.Sequential(OrderedDict(layers))
+
+    one, two, other = (initialise(network(e), seed, "F") for e, seed in ((False, 0), (True, 0), (False, 1)))
+    shared, again = one.state_dict(), two.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in shared.items())
+    assert not any(torch.equal(value, other.state_dict()[name]) for name, value in shared.items())
+    assert not torch.equal(shared["a.weight"], initialise(network(False), 0, "D").state_dict()["a.weight"])
