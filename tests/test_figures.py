@@ -42,6 +42,56 @@ def test_many_arms_stand_below_each_other_from_the_top():
     assert bars == [[-1.0, 10.0]] * 9
 
 
+def claim(id, direction, ours, low, high, published, detectable, verdict, study="a", below_trivial=False):
+    return locals() | {"statement": f"what {id} says", "ci_low": low, "ci_high": high}
+
+
+def test_a_claim_stands_in_units_of_what_its_seeds_could_have_seen_and_points_to_the_right_where_it_holds():
+    rows = pd.DataFrame(
+        [
+            claim("more", "greater", 2.0, 1.0, 3.0, 4.0, 2.0, "reproduced"),
+            claim("falls", "decreasing", -0.5, -0.75, -0.25, np.nan, 0.5, "undecided", "b", True),
+            claim("same", "equal", 17.0, 16.0, 18.0, 18.0, 0.5, "contradicted"),
+            claim("no scale", "greater", 1.0, 0.0, 2.0, np.nan, np.nan, "by construction", "b"),
+            claim("none", "greater", np.nan, np.nan, np.nan, 1.0, np.nan, "not tested"),
+        ]
+    )
+    above, below = figures.claims_forest(rows).axes
+    found = {}
+    for ax in (above, below):
+        ids = {tick: label.get_text().split("  ")[0] for tick, label in
+               zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}  # fmt: skip
+        for interval, value, published in zip(
+            *[iter(line for line in ax.lines if line.get_ydata()[0] in ids)] * 3, strict=True
+        ):
+            x = [*interval.get_xdata(), *value.get_xdata(), *published.get_xdata()]
+            found[ids[value.get_ydata()[0]]] = (x, value.get_marker(), value.get_markerfacecolor() == "white")
+    nan = pytest.approx(np.nan, nan_ok=True)
+    assert found == {
+        "more": ([0.5, 1.5, 1.0, 2.0], "o", False),
+        "falls": ([1.5, 0.5, 1.0, nan], "s", True),
+        "no scale": ([0.0, 2.0, 1.0, nan], "^", False),
+        "same": ([-4.0, 0.0, -2.0, 0.0], "X", False),
+    }
+    assert [text.get_text() for text in above.texts] == ["a", "b"]
+
+
+def test_a_strip_of_photos_is_as_wide_as_its_photos_and_keeps_their_pixels():
+    photos = [np.full((40, 40, 3), value, np.uint8) for value in (10, 20, 30)]
+    figure = figures.grid({"input": photos, "filled": photos[::-1]}, columns=2)
+    shown = [ax.get_images()[0].get_array() for ax in figure.axes]
+    assert [line.shape for line in shown] == [(40, 81, 3)] * 2
+    assert shown[0][0, :, 0].tolist() == [10] * 40 + [255] + [20] * 40
+    assert shown[1][0, :, 0].tolist() == [30] * 40 + [255] + [20] * 40
+    assert [ax.get_ylabel() for ax in figure.axes] == ["input", "filled"]
+
+
+def test_every_panel_of_losses_says_what_its_axis_is():
+    history = pd.DataFrame({"kimg": [0, 1], "d_real": [1.0, 2.0], "test_psnr_hole": [9.0, 12.0]})
+    axes = figures.losses(history, ["d_real", "test_psnr_hole"]).axes
+    assert [ax.get_ylabel() for ax in axes] == ["loss", "PSNR of the hole, dB"]
+
+
 def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
     runs = pd.DataFrame({"arm": ["a", "b", "a", "b"], "fid": [1.0, 5.0, 3.0, np.nan]})
     axes = figures.every_seed(runs, "fid", ["b", "a"], gap=0.5, of="published").axes[0]

@@ -16,6 +16,11 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from PIL import Image, ImageDraw, ImageFont
 
 PALETTE = ["#3b6fb6", "#e0803a", "#4f9d69", "#b5484f", "#8268ac", "#8a6d5b", "#d17fb2", "#6e6e6e"]
+UNITS = {"psnr": "PSNR, dB", "psnr_hole": "PSNR of the hole, dB", "l1": "L1, fraction of the range"}
+"""Labels of what a training's history holds beside its losses."""
+VERDICTS = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "undecided": ("#7a7a7a", "s"),
+            "by construction": ("#CC79A7", "^")}  # fmt: skip
+"""Colour (Okabe and Ito's, told apart by the colour-blind) and marker of each verdict that has a value."""
 
 
 def style() -> None:
@@ -71,20 +76,29 @@ def arrays(photos) -> list[np.ndarray]:
 
 
 def grid(rows: dict[str, Sequence[np.ndarray]], columns: int | None = None, zoom: float = 1.0) -> plt.Figure:
-    """Labelled rows of photos: input, each arm, truth; column by column the same photo."""
+    """Labelled rows of photos: input, each arm, ground truth; column by column the same photo, ``zoom`` inches wide."""
     columns = min(columns or 99, *(len(row) for row in rows.values()))
+    left = 0.1 + 0.07 * max(len(line) for label in rows for line in label.split("\n"))
+    lines = {label: _side_by_side(row[:columns]) for label, row in rows.items()}
+    heights = [zoom * columns * line.shape[0] / line.shape[1] for line in lines.values()]
+    size = (left + zoom * columns, sum(heights))
     figure, axes = subplots(
-        len(rows), columns, squeeze=False, figsize=(1.15 * zoom * columns + 1.3, 1.15 * zoom * len(rows))
-    )
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
-    for (label, photos), line in zip(rows.items(), axes, strict=True):
-        for photo, ax in zip(photos, line, strict=False):
-            ax.imshow(photo, interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        len(rows), 1, squeeze=False, figsize=size, layout="none", height_ratios=heights,
+        gridspec_kw={"left": left / size[0], "right": 1, "bottom": 0, "top": 1, "hspace": 0.03},
+    )  # fmt: skip
+    for (label, line), ax in zip(lines.items(), axes[:, 0], strict=True):
+        ax.imshow(line, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     return figure
+
+
+def _side_by_side(photos: Sequence[np.ndarray]) -> np.ndarray:
+    """Photos (H,W,3) uint8 as one picture, a thin white line between each two."""
+    gap = np.full((photos[0].shape[0], max(1, photos[0].shape[1] // 40), 3), 255, np.uint8)
+    return np.concatenate([part for photo in photos for part in (photo, gap)][:-1], 1)
 
 
 def curves(
@@ -96,15 +110,19 @@ def curves(
     ax: plt.Axes | None = None,
     x: str = "kimg",
 ) -> plt.Axes:
-    """One line an arm against kimg (or another column ``x``): the mean over its seeds, with their range as a band."""
+    """One line an arm against kimg (or another column ``x``): the mean over its seeds, with their range as a band.
+
+    Every other line is dashed, so that one that lies on another is seen; the legend stands beside the panel.
+    """
     ax = ax or subplots(figsize=(6.4, 3.6))[1]
     for i, (arm, runs) in enumerate(histories.items()):
         wide = pd.concat([run.set_index(x)[column].dropna() for run in runs], axis=1).dropna()
         colour = (colours or PALETTE)[i % len(colours or PALETTE)]
-        ax.plot(wide.index, wide.mean(axis=1), label=arm, color=colour, marker="." if len(wide) < 30 else None)
+        ax.plot(wide.index, wide.mean(axis=1), label=arm, color=colour, marker="." if len(wide) < 30 else None,
+                ls=("-", (0, (4, 4)))[i % 2])  # fmt: skip
         ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=colour, alpha=0.15, lw=0)
     ax.set(xlabel="training length, kimg" if x == "kimg" else x, ylabel=label or column)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -112,14 +130,15 @@ def losses(history: pd.DataFrame, columns: Sequence[str] | None = None, mean_ove
     """The losses of one training, each in its own panel, with a running mean over so many rows (of many)."""
     known = ("kimg", "step", "seconds")
     columns = columns or [c for c in history if c not in known and not c.startswith("test_")]
-    figure, axes = subplots(1, len(columns), figsize=(2.6 * len(columns), 2.3), squeeze=False)
+    figure, axes = subplots(1, len(columns), figsize=(2.8 * len(columns), 2.3), squeeze=False)
     for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
         line = history.dropna(subset=[column])
         smooth = mean_over > 1 and len(line) > 4 * mean_over
-        ax.plot(line["kimg"], line[column], color=PALETTE[i], alpha=0.35 if smooth else 1, lw=1)
+        colour = PALETTE[i % len(PALETTE)]
+        ax.plot(line["kimg"], line[column], color=colour, alpha=0.35 if smooth else 1, lw=1)
         if smooth:
-            ax.plot(line["kimg"], line[column].rolling(mean_over, min_periods=1).mean(), color=PALETTE[i])
-        ax.set(title=column, xlabel="kimg")
+            ax.plot(line["kimg"], line[column].rolling(mean_over, min_periods=1).mean(), color=colour)
+        ax.set(title=column, xlabel="training length, kimg", ylabel=UNITS.get(column.removeprefix("test_"), "loss"))
     return figure
 
 
@@ -184,6 +203,65 @@ def forest(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable
     return figure
 
 
+def claims_forest(rows: pd.DataFrame) -> plt.Figure:
+    """One line a claim with a value (rows of claims.csv), study by study: what was measured, with its interval.
+
+    Above, claims of a difference or a trend: the effect over the smallest one that these seeds could have seen
+    (``detectable``), turned so that the right is as claimed. Below, claims of equality: the difference from what is
+    claimed, over the ``detectable`` one. Colour and marker: the verdict; hollow: ``below_trivial``; black diamond: the
+    published value. Where there is no detectable effect, half the interval stands for it. The scale is linear to 2.
+    """
+    rows = rows[rows["ours"].notna() & rows["verdict"].isin(VERDICTS)]
+    equal = rows["direction"] == "equal"
+    parts = [part for part in (rows[~equal], rows[equal]) if len(part)]
+    counts = [len(part) + 1.3 * part["study"].nunique() + 1 for part in parts]
+    figure, axes = subplots(len(parts), 1, squeeze=False, figsize=(9.5, 0.2 * sum(counts) + 1.2),
+                            height_ratios=counts)  # fmt: skip
+    for ax, part in zip(axes[:, 0], parts, strict=True):
+        _claims_panel(ax, part)
+    marks = {
+        verdict: {"color": c, "marker": m} for verdict, (c, m) in VERDICTS.items() if verdict in set(rows["verdict"])
+    }
+    marks |= {"hollow: arms below the mean colour": {"color": "0.4", "marker": "o", "mfc": "white"},
+              "published": {"color": "black", "marker": "d", "ms": 5}}  # fmt: skip
+    handles = [plt.Line2D([], [], ls="", label=label, **look) for label, look in marks.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
+    return figure
+
+
+def _claims_panel(ax: plt.Axes, rows: pd.DataFrame) -> None:
+    """Lines of :func:`claims_forest` that share a scale."""
+    equal, y, ticks = rows["direction"].iloc[0] == "equal", 0.0, []
+    for study, group in rows.groupby("study", sort=False):
+        ax.text(0, y, study, transform=ax.get_yaxis_transform(), weight="bold", fontsize=8, ha="left", va="center")
+        for row in group.itertuples():
+            y += 1
+            ticks.append((y, f"{row.id}  {row.statement if len(row.statement) < 62 else row.statement[:60] + '…'}"))
+            value, low, high, published = _standardised(row)
+            colour, marker = VERDICTS[row.verdict]
+            ax.plot([low, high], [y, y], color=colour, lw=1.5)
+            ax.plot(value, y, marker, color=colour, ms=6, mfc="white" if str(row.below_trivial) == "True" else colour)
+            ax.plot(published, y, "d", color="black", ms=4, zorder=3)
+        y += 1.3
+    ax.axvline(0, color="0.3", lw=1, zorder=0)
+    ax.set_xscale("symlog", linthresh=2)
+    steps = [-30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30]
+    ax.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
+    ax.set_xlim(max(ax.get_xlim()[0], -45), min(ax.get_xlim()[1], 45))
+    ax.set_yticks(*zip(*ticks, strict=True), fontsize=7)
+    ax.set_ylim(y - 0.6, -0.8)
+    ax.set_xlabel("difference from the claim / detectable difference" if equal else
+                  "against the claim  ←  effect / detectable effect  →  as claimed")  # fmt: skip
+
+
+def _standardised(row) -> list[float]:
+    """Value, ends of the interval and published value of a claim, in units of what its seeds could have seen."""
+    equal, sign = row.direction == "equal", -1 if row.direction in ("less", "decreasing") else 1
+    centre = row.published if equal and not np.isnan(row.published) else 0.0
+    unit = row.detectable if row.detectable > 0 else (row.ci_high - row.ci_low) / 2
+    return [sign * (x - centre) / (unit or 1.0) for x in (row.ours, row.ci_low, row.ci_high, row.published)]
+
+
 def tradeoff(
     points: pd.DataFrame, x: str, y: str, by: str, *, name: Callable = str, xlabel: str = "", ylabel: str = ""
 ) -> plt.Figure:
@@ -246,12 +324,12 @@ def frames(run_folder: Path) -> list[Path]:
 
 
 def evolution(run_folder: Path, path: Path, zoom: int = 1, columns: int = 6) -> Path:
-    """The GIF of one training: its frames, the truth below."""
+    """The GIF of one training: its frames, the ground truth below."""
     return evolution_of({"": run_folder}, path, zoom, columns)
 
 
 def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int = 6, unit: str = "kimg") -> Path:
-    """The GIF of several trainings side by side in rows: their frames at equal kimg, the truth below.
+    """The GIF of several trainings side by side in rows: their frames at equal kimg, the ground truth below.
 
     ``unit``: what the frames' names count, where that is not kimg.
     """
@@ -265,16 +343,16 @@ def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int 
             label: np.concatenate(split_strip(folder / "frames" / name)[:columns], 1) for label, folder in runs.items()
         }
         stack = [caption(row, f"{label}, {kimg}" if label else kimg, zoom) for label, row in rows.items()]
-        pictures.append(stacked([*stack, caption(truth, "truth", zoom)]))
+        pictures.append(stacked([*stack, caption(truth, "ground truth", zoom)]))
     return gif(pictures, path, 400)
 
 
 def walk(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 4) -> Path:
-    """The GIF that steps through arms: the last frame of each, the truth below."""
+    """The GIF that steps through arms: the last frame of each, the ground truth below."""
     truth = np.concatenate(split_strip(next(iter(runs.values())) / "truth.png")[:columns], 1)
     fills = {label: np.concatenate(split_strip(frames(folder)[-1])[:columns], 1) for label, folder in runs.items()}
     return gif(
-        [stacked([caption(row, label, zoom), caption(truth, "truth", zoom)]) for label, row in fills.items()],
+        [stacked([caption(row, label, zoom), caption(truth, "ground truth", zoom)]) for label, row in fills.items()],
         path,
         1100,
         1,
@@ -318,7 +396,7 @@ def zoomed(pictures: dict[str, np.ndarray], side: float = 0.4, where: np.ndarray
 
 
 def by_hole(table: pd.DataFrame, metric: str, arms: Sequence[str], label: str = "", scale: float = 1.0) -> plt.Figure:
-    """One metric against the hole's share of the photo, a line an arm with its interval, a panel a border rule.
+    """One metric against the masked fraction of the photo, a line an arm with its interval, a panel a border rule.
 
     ``table``: tidy rows with ``arm``, ``hole_low``, ``hole_high`` and ``border``; values are multiplied by ``scale``.
     """
@@ -333,14 +411,14 @@ def by_hole(table: pd.DataFrame, metric: str, arms: Sequence[str], label: str = 
             ends = [(line["value"] - line["ci_low"]).fillna(0), (line["ci_high"] - line["value"]).fillna(0)]
             ends = [scale * end.clip(0) for end in ends]
             ax.errorbar(x, scale * line["value"], ends, label=arm, marker=".", capsize=2, color=colour, ls=dashes)
-        ax.set(title=f"border: {border}", xlabel="hole, % of the photo")
+        ax.set(title=f"border: {border}", xlabel="masked, % of the photo")
     axes[0, 0].set_ylabel(label or metric)
     axes[0, -1].legend(fontsize=8)
     return figure
 
 
 def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = (2, 4, 8)) -> plt.Figure:
-    """Power of the fill over the truth's, dB, against frequency: one line an arm, the mean over its seeds with range.
+    """Power of the fill over the ground truth's, dB, against frequency: one line an arm, its mean over seeds and range.
 
     Grey lines mark the ``periods`` (px) at which strided layers can leave a grid.
     """
@@ -355,7 +433,7 @@ def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = (
         ax.plot(x, lines.mean(0), label=arm, color=colour, marker=".", ls="-" if i < len(PALETTE) else "--")
         ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
     ax.axhline(0, color="0.4", lw=1)
-    ax.set(xlabel="frequency, cycles a pixel", ylabel="power of the fill over the truth, dB")
+    ax.set(xlabel="frequency, cycles a pixel", ylabel="power of the fill over the ground truth, dB")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -375,11 +453,11 @@ def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray
 
 
 def growing(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 3) -> Path:
-    """The GIF of one photo whose hole grows: input, each arm's fill, truth, from the strips that the runs left."""
+    """The GIF of one photo whose hole grows: input, each arm's fill, ground truth, from strips that the runs left."""
     folder = next(iter(runs.values()))
     rows = {"input": split_strip(folder / "growing_input.png")}
     rows |= {label: split_strip(run / "growing.png") for label, run in runs.items()}
-    rows |= {"truth": split_strip(folder / "growing_truth.png") * len(rows["input"])}
+    rows |= {"ground truth": split_strip(folder / "growing_truth.png") * len(rows["input"])}
     pictures = []
     for i in range(len(rows["input"])):
         cells = [caption(photos[i], label, zoom) for label, photos in rows.items()]
