@@ -385,8 +385,10 @@ def test_training_brings_the_loss_down():
     assert sum(losses[-5:]) < 0.4 * sum(losses[:5])
 
 
-def test_second_stage_freezes_the_encoders_statistics_and_lowers_the_rate():
-    method = small(second_stage_kimg=0.008)  # two steps of four photos
+@pytest.mark.parametrize("freeze_affine", [False, True])
+def test_second_stage_freezes_the_encoders_statistics_and_lowers_the_learning_rate(freeze_affine):
+    """The paper's "freeze batch normalisation" is read with and without its scale and shift."""
+    method = small(second_stage_kimg=0.008, freeze_affine=freeze_affine)  # two steps of four photos
 
     def statistics():
         state = method.network.state_dict()
@@ -399,11 +401,57 @@ def test_second_stage_freezes_the_encoders_statistics_and_lowers_the_rate():
         encoder, decoder = statistics()
         assert torch.equal(encoder, before[0]) == (step >= 2)
         assert not torch.equal(decoder, before[1])
-        assert not torch.equal(method.network.encoder[1].norm.weight, gamma)  # its scale still learns
+        frozen = freeze_affine and step >= 2
+        assert torch.equal(method.network.encoder[1].norm.weight, gamma) == frozen
+        assert method.network.decoder[0].norm.weight.requires_grad
         assert method.adam.param_groups[0]["lr"] == (2e-4 if step < 2 else 5e-5)
         method.inpaint(torch.rand(1, 3, 32, 32), masks.centre(1, 32))  # returns to the stage's mode
         assert method.network.decoder[0].norm.training
         assert method.network.encoder[1].norm.training == (step < 2)
+
+
+ARMS = ({"conv": "plain"}, {"conv": "plain", "fill": "grey"}, {"scaling": False}, {"style_weight": 0.0},
+        {"pixel_scale": 4.4}, {"vgg_input": "unit"})  # fmt: skip
+
+
+@pytest.mark.parametrize("choices", ARMS)
+def test_arms_of_one_seed_begin_with_the_same_tensors_and_see_the_same_holes(choices):
+    full, arm, other = small(), small(**choices), small(seed=1)
+    for name, tensor in full.network.state_dict().items():
+        assert torch.equal(tensor, arm.network.state_dict()[name]), name
+    weights = [method.network.encoder[2].conv.weight for method in (full, other)]
+    assert not torch.equal(*weights)
+    assert torch.equal(full.holes(5, 3), arm.holes(5, 3))
+
+
+def test_weights_have_the_deviation_of_the_activation_that_follows():
+    """He 2015: sqrt(2 / ((1 + slope^2) inputs)), 1 / sqrt(inputs) where nothing follows."""
+    network = small(size=64, width=16).network
+    for block, gain in ((network.encoder[3], 2), (network.decoder[0], 2 / 1.04), (network.decoder[-1], 1)):
+        inputs = block.conv.weight[0].numel()
+        assert block.conv.weight.std().item() == pytest.approx((gain / inputs) ** 0.5, rel=0.05)
+    assert not network.decoder[-1].conv.bias.any()
+
+
+def test_pixel_scale_multiplies_the_pixel_terms_alone():
+    truth, output, hole = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), masks.centre(2, 32)
+    once, scaled = (small(pixel_scale=scale).objective(output, truth, hole) for scale in (1.0, 4.4))
+    for name, term in once.items():
+        factor = 4.4 if name in ("valid", "hole", "tv") else 1
+        assert scaled[name].item() == pytest.approx(factor * term.item(), rel=1e-5), name
+
+
+def test_training_starts_from_a_finished_run_with_the_same_layers_only(tmp_path):
+    first, then = small(seed=3, perceptual_weight=0, style_weight=0), small(seed=4)
+    first.step(photos_of(2), 0)
+    first.save(tmp_path / "weights.pt")
+    then.start_from(tmp_path / "weights.pt")
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(tensor, then.network.state_dict()[name]), name
+    assert not then.adam.state_dict()["state"]
+    for choices in ({"conv": "plain"}, {"scaling": False}, {"width": 8}):
+        with pytest.raises(BadInput, match=f"weights.pt: was trained with {next(iter(choices))}"):
+            small(**choices).start_from(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -450,6 +498,7 @@ def test_the_network_compiles_without_a_graph_break():
         ({"size": 16}, "size: 16 will not do"),
         ({"conv": "gated"}, "conv: 'gated' will not do; it must be partial or plain"),
         ({"fill": "black"}, "fill: 'black' will not do; it must be mean or grey"),
+        ({"pixel_scale": 0}, "pixel_scale: 0 will not do; it must be a number above 0"),
         ({"style_weight": -1}, "style_weight: -1 will not do; it must be a number of at least 0"),
         (dict.fromkeys(WEIGHTS, 0), "hole_weight: 0 will not do; it must be above 0"),
         ({"vgg_input": "caffe"}, "vgg_input: 'caffe' will not do; it must be one of imagenet, unit, symmetric"),

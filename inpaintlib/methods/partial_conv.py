@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput, losses, pretrained
 from inpaintlib.data import masks
-from inpaintlib.training import Trainer, adam, generator, seeded
+from inpaintlib.training import Trainer, adam, generator, initialise
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = losses.SCALINGS["imagenet"]
-MOSTLY_HOLE = 0.8  # a larger share of holes is taken for an inverted mask
+MOSTLY_HOLE = 0.8  # masks with a larger fraction of holes are taken for inverted ones
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,12 @@ class Settings:
     perceptual_weight: float = 0.05  # of L_perceptual, output and composite
     style_weight: float = 120.0  # of L_style, output and composite
     tv_weight: float = 0.1  # of L_tv
+    pixel_scale: float = 1.0  # pixel terms compare photos of [0, pixel_scale]; 4.4: photos over ImageNet's deviation
     vgg_input: str = "imagenet"  # imagenet | unit ([0, 1]) | symmetric ([-1, 1]); the authors said each of them once
     lr: float = 2e-4
     second_stage_kimg: float = math.inf  # thousands of photos before the second stage; inf: no second stage
     second_lr: float = 5e-5  # of the second stage, in which the encoder's batch norm keeps its statistics
+    freeze_affine: bool = False  # whether that batch norm's scale and shift stay too; the paper can be read both ways
     beta1: float = 0.9  # not in the paper: Adam's defaults
     beta2: float = 0.999
     bank: int = 3072  # training masks drawn once, equally many of each bin; each step picks, mirrors and turns them
@@ -66,6 +68,7 @@ class Settings:
         require(self.vgg_input in losses.SCALINGS, "vgg_input", f"one of {', '.join(losses.SCALINGS)}")
         for name, weight in self.weights.items():
             require(0 <= weight < math.inf, f"{name}_weight", "a number of at least 0")
+        require(0 < self.pixel_scale < math.inf, "pixel_scale", "a number above 0")
         require(any(self.weights.values()), "hole_weight", "above 0 where all other weights are 0")
         require(self.second_stage_kimg >= 0, "second_stage_kimg", "at least 0 kimg, or inf for no second stage")
         require(self.bank >= len(masks.RATIO_BINS), "bank", f"at least {len(masks.RATIO_BINS)} masks, one a bin")
@@ -187,9 +190,6 @@ class Block(nn.Module):
         super().__init__()
         self.conv, self.slope = conv, slope
         self.norm = nn.BatchNorm2d(conv.out_channels) if norm else nn.Identity()
-        nn.init.kaiming_normal_(conv.weight, a=1 if slope is None else slope)
-        if conv.bias is not None:
-            nn.init.zeros_(conv.bias)
 
     def forward(self, features: Tensor | list[Tensor], valid: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
         features, valid = self.conv(features, valid)
@@ -270,6 +270,19 @@ def double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
+def initialised(network: UNet, seed: int) -> UNet:
+    """He 2015's weights for the activation behind each convolution, biases 0; of the seed and each layer's own name."""
+    slopes = {block.conv: block.slope for block in (*network.encoder, *network.decoder)}
+
+    def rule(module: nn.Module) -> None:
+        if module in slopes:
+            nn.init.kaiming_normal_(module.weight, a=1 if slopes[module] is None else slopes[module])
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    return initialise(network, seed, "partial_conv", rule)
+
+
 # Training and use
 
 
@@ -294,8 +307,7 @@ class PartialConvNet(Trainer):
         self.settings, self.seed, self.second_stage = settings, seed, False
         self.place(device, precision, acceleration)
         self.bank = self._mask_bank(bank).to(self.device)
-        with seeded(seed):
-            self.network = UNet(settings)
+        self.network = initialised(UNet(settings), seed)
         self.network.to(self.device, memory_format=torch.channels_last)
         self.adam = adam(self.network, settings.lr, (settings.beta1, settings.beta2), self.device)
         self.features = None
@@ -330,6 +342,8 @@ class PartialConvNet(Trainer):
             return
         self.second_stage = self.network.frozen_encoder_norm = second
         self.network.train()
+        for block in self.network.encoder:
+            block.norm.requires_grad_(not (second and self.settings.freeze_affine))
         for group in self.adam.param_groups:
             group["lr"] = self.settings.second_lr if second else self.settings.lr
         self._update = self.replayed(self.update)
@@ -359,16 +373,17 @@ class PartialConvNet(Trainer):
     def objective(self, output: Tensor, truth: Tensor, hole: Tensor) -> dict[str, Tensor]:
         """The terms of Eq. 7, unweighted, of predictions and photos (B,3,S,S) in [0,1]; none of weight 0.
 
-        VGG runs twice: on output and composite together, and without gradients on the truth.
+        The pixel terms (valid, hole, TV) are those of photos times ``pixel_scale``. VGG runs twice: on output and
+        composite together, and without gradients on the truth.
         """
         s, terms = self.settings, {}
         composite = torch.where(hole, output, truth)
         if s.valid_weight:
-            terms["valid"] = losses.valid_l1(output, truth, hole)
+            terms["valid"] = s.pixel_scale * losses.valid_l1(output, truth, hole)
         if s.hole_weight:
-            terms["hole"] = losses.hole_l1(output, truth, hole)
+            terms["hole"] = s.pixel_scale * losses.hole_l1(output, truth, hole)
         if s.tv_weight:
-            terms["tv"] = losses.total_variation(composite, hole)
+            terms["tv"] = s.pixel_scale * losses.total_variation(composite, hole)
         if s.perceptual_weight or s.style_weight:
             with self.autocast():
                 predicted = self.features(output, composite)
@@ -411,6 +426,18 @@ class PartialConvNet(Trainer):
         self.network.train()
         return predicted.clamp(0, 1)
 
+    def start_from(self, path: Path) -> None:
+        """Takes the weights of a finished run with the same layers: one trained on the pixel terms alone, say.
+
+        Raises BadInput for any other file and for other layers; plain and partial ones would fit, and be nonsense.
+        """
+        there, state = self.read(path)
+        for name in ("size", "width", "conv", "scaling"):
+            if there[name] != (here := getattr(self.settings, name)):
+                raise BadInput(f"{path}: was trained with {name} {there[name]!r}, where this training has {here!r}; "
+                               "start from a network with the same layers")  # fmt: skip
+        self.load_state_dict(state)
+
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "PartialConvNet":
         """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
@@ -423,7 +450,7 @@ class PartialConvNet(Trainer):
 
 def _check_polarity(holes: Tensor, name: str) -> None:
     """BadInput where the typical mask is nearly all hole."""
-    share = masks.hole_ratio(holes).median().item()
-    if share > MOSTLY_HOLE:
-        raise BadInput(f"{name}: {share:.0%} of it is hole, where {MOSTLY_HOLE:.0%} is the most; True must "
+    fraction = masks.hole_ratio(holes).median().item()
+    if fraction > MOSTLY_HOLE:
+        raise BadInput(f"{name}: {fraction:.0%} of it is hole, where {MOSTLY_HOLE:.0%} is the most; True must "
                        "mark the hole, so invert it if True marks what is known")  # fmt: skip
