@@ -1,187 +1,222 @@
-"""Statistics: intervals, paired differences, corrections for many tests.
+"""Statistics on scipy's and statsmodels' shoulders: intervals, paired differences, equality, trends, power.
 
-The unit of a claim is the seed: networks trained anew differ more than photos do. ``interval`` and ``paired`` treat
-seeds as the sample; only with one seed does ``paired`` fall back on the photos, and says so: its result then holds
-for that one trained network. Nothing here returns a bare mean.
+The unit of a claim is the seed: networks trained anew differ more than photos do. Where a fill has no seed, its
+interval resamples pictures, never crops: crops of one picture are alike. A t test takes the seeds' values as normal;
+what takes nothing, the exact sign-flip test, cannot go below ``sign_flip_minimum``. p-values are two-sided.
 """
 
+import bisect
+import functools
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import DescrStatsW
 
 from inpaintlib import BadInput
 
+ALPHA, POWER, LEVEL = 0.05, 0.8, 0.95
+MAX_SEEDS = 1000  # more than anybody trains: "inf" is said instead
 BLOCK = 1 << 22  # resampled values held at once
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over ``n`` values and the ends of its interval (NaN where n = 1)."""
+    """A number from ``n`` values and the ends of its interval, NaN where n = 1; of a test also its p-value and the
+    values' standard deviation."""
 
     mean: float
     low: float
     high: float
     n: int
+    p: float = np.nan
+    sd: float = np.nan
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Mean of a - b with its interval, and the two-sided p-value of "no difference". ``unit`` is what was the sample:
-    ``seeds``, or ``images`` where there was one seed."""
+def interval(values: ArrayLike, null: float = 0.0, level: float = LEVEL) -> Interval:
+    """Student's t interval of the mean of (n,) independent values, such as one metric over seeds, and the p-value of
+    "the mean is ``null``".
 
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    n_seeds: int
-    n_images: int
-    unit: str
+    Raises BadInput for no values and for values that are not finite.
+    """
+    x = _finite(values)
+    if x.size == 1:
+        return Interval(float(x[0]), np.nan, np.nan, 1)
+    if not (sd := float(x.std(ddof=1))):
+        return Interval(float(x[0]), float(x[0]), float(x[0]), x.size, float(x[0] == null), 0.0)
+    test = stats.ttest_1samp(x, null)
+    low, high = test.confidence_interval(level)
+    return Interval(float(x.mean()), float(low), float(high), x.size, float(test.pvalue), sd)
+
+
+def paired(a: ArrayLike, b: ArrayLike, null: float = 0.0) -> Interval:
+    """``interval`` over seeds of a - b, both (n,), value i of both from the same seed. Raises BadInput where the shapes
+    differ or a value is not finite."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape:
+        raise BadInput(f"paired needs two lists of one length, not of shapes {a.shape} and {b.shape}.")
+    return interval(a - b, null)
+
+
+def tost(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
+    """Two one-sided t tests over seeds (n,): the p of "the mean is not within (low, high)", and that of "it is within".
+
+    The first is below .05 where the 90 % interval lies inside the margin, the second where it lies wholly outside.
+    Raises BadInput for fewer than 2 values and a margin without width.
+    """
+    x = _finite(values)
+    if x.size < 2 or not low < high:
+        raise BadInput(f"equality needs 2 values or more and a margin above 0, not {x.size} and [{low:g}, {high:g}].")
+    if not x.std():
+        return float(not low < x.mean() < high), float(low <= x.mean() <= high)
+    inside, (_, above_low, _), (_, below_high, _) = DescrStatsW(x).ttost_mean(low, high)
+    return float(inside), float(min(1 - above_low, 1 - below_high))
+
+
+def spread(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Standard deviation (as ``mean``) of (n,) values taken as normal, and its chi-squared interval."""
+    x = _finite(values)
+    if x.size == 1:
+        return Interval(np.nan, np.nan, np.nan, 1)
+    sd, ends = float(x.std(ddof=1)), stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], x.size - 1)
+    low, high = sd * np.sqrt((x.size - 1) / ends)
+    return Interval(sd, float(low), float(high), x.size)
+
+
+def spread_p(sd: float, n: int, null: float) -> float:
+    """Two-sided chi-squared p of "the standard deviation is ``null``", of n normal values' deviation ``sd``."""
+    statistic = (n - 1) * (sd / null) ** 2
+    return float(min(1, 2 * min(stats.chi2.cdf(statistic, n - 1), stats.chi2.sf(statistic, n - 1))))
+
+
+def bootstrap(
+    values: ArrayLike, groups: ArrayLike | None = None, weights: ArrayLike | None = None, n_boot: int = 2_000,
+    level: float = LEVEL, seed: int = 0,
+) -> Interval:  # fmt: skip
+    """Interval of the mean of (n,) photos' values that resamples whole ``groups`` (n,), such as the pictures they were
+    cut from; n of the result counts the groups. With ``weights`` (n,) it is that of sum(values) / sum(weights).
+
+    Bias-corrected and accelerated (Efron 1987) for up to 500 groups, percentiles of more. Raises BadInput as
+    ``interval`` does.
+    """
+    x = _finite(values)
+    weights = np.ones_like(x) if weights is None else _finite(weights)
+    labels = np.arange(x.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    above, below = np.bincount(labels, x), np.bincount(labels, weights)
+    mean, n = float(above.sum() / below.sum()), above.size
+    if n == 1 or np.allclose(above, mean * below, rtol=1e-12, atol=0):
+        end = np.nan if n == 1 else mean
+        return Interval(mean, end, end, n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a jackknife that has no spread, whose ends are NaN and said below
+        found = stats.bootstrap(
+            (above, below), lambda a, b, axis: a.sum(axis) / b.sum(axis), n_resamples=n_boot, confidence_level=level,
+            method="BCa" if n <= 500 else "percentile", paired=True, vectorized=True, batch=max(1, BLOCK // n),
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    low, high = found.confidence_interval
+    if np.isnan(low) or np.isnan(high):
+        low, high = np.quantile(found.bootstrap_distribution, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), n)
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Spearman's rho, mean over seeds, with its interval over seeds and the two-sided p-value of "no order"."""
+    """Page's test: the seeds' mean rank correlation with the levels, its two-sided p, and each seed's own."""
 
     rho: float
-    low: float
-    high: float
-    p_value: float
-    n_seeds: int
+    p: float
+    rhos: tuple[float, ...]
+    levels: int
 
 
-def interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Student's t interval of the mean of (n,) independent values, such as one metric over seeds.
-
-    Raises BadInput for no values and for values that are not finite.
-    """
-    x = _finite(values, "values", ndim=1)
-    if x.size == 1:
-        return Interval(float(x[0]), np.nan, np.nan, 1)
-    half = stats.t.ppf((1 + level) / 2, x.size - 1) * stats.sem(x)
-    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), x.size)
-
-
-def spread(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Standard deviation (as ``mean``) of (n,) independent values and its interval, chi-squared with n - 1 degrees.
-
-    It takes the values as normal. Raises BadInput as ``interval`` does.
-    """
-    x = _finite(values, "values", ndim=1)
-    if x.size == 1:
-        return Interval(np.nan, np.nan, np.nan, 1)
-    deviation, degrees = float(x.std(ddof=1)), x.size - 1
-    low, high = (deviation * np.sqrt(degrees / stats.chi2.ppf((1 + side * level) / 2, degrees)) for side in (1, -1))
-    return Interval(deviation, float(low), float(high), x.size)
-
-
-def bootstrap(values: ArrayLike, n_boot: int = 10_000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Bias-corrected and accelerated bootstrap interval of the mean of (n,) per-image values.
-
-    Source: Efron, "Better bootstrap confidence intervals", JASA 1987; for a mean the jackknife's acceleration has
-    the closed form used here. Raises BadInput as ``interval`` does.
-    """
-    x = _finite(values, "values", ndim=1)
-    mean, deviations = x.mean(), x - x.mean()
-    spread = (deviations**2).sum()
-    if x.size == 1:
-        return Interval(float(mean), np.nan, np.nan, 1)
-    if spread == 0:
-        return Interval(float(mean), float(mean), float(mean), x.size)
-    means = _resampled_means(x, n_boot, seed)
-    bias = stats.norm.ppf(np.clip(_share_below(means, mean), 1 / (n_boot + 1), n_boot / (n_boot + 1)))
-    acceleration = (deviations**3).sum() / (6 * spread**1.5)
-    z = bias + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.quantile(means, stats.norm.cdf(bias + z / (1 - acceleration * z)))
-    return Interval(float(mean), float(low), float(high), x.size)
-
-
-def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95, n_boot: int = 10_000, seed: int = 0) -> Paired:
-    """Compare two arms on the same TestSet: per-image values (seeds, images), or (images,) for one seed.
-
-    With two seeds or more, a paired t test on the seeds' mean differences; row i of both arms must come from the same
-    seed. With one seed, the bootstrap over images: interval as ``bootstrap``, p-value from the same resamples
-    centred at no difference. Raises BadInput when the shapes differ or a value is not finite.
-    """
-    a, b = _finite(a, "a"), _finite(b, "b")
-    if a.shape != b.shape or a.ndim not in (1, 2):
-        raise BadInput(f"paired needs two arrays (seeds, images) of one shape, not {a.shape} and {b.shape}.")
-    differences = np.atleast_2d(a - b)
-    n_seeds, n_images = differences.shape
-    if n_seeds > 1:
-        means = differences.mean(axis=1)
-        found, unit = interval(means, level), "seeds"
-        error = stats.sem(means)
-        p_value = 2 * stats.t.sf(abs(found.mean) / error, n_seeds - 1) if error else float(found.mean == 0)
-    else:
-        found, unit = bootstrap(differences[0], n_boot, level, seed), "images"
-        resampled = _resampled_means(differences[0] - found.mean, n_boot, seed)
-        p_value = (1 + (np.abs(resampled) >= abs(found.mean)).sum()) / (1 + n_boot) if n_images > 1 else np.nan
-    return Paired(found.mean, found.low, found.high, float(p_value), n_seeds, n_images, unit)
+def trend(y: ArrayLike) -> Trend:
+    """Does y (seeds, levels) rise (rho 1) or fall (-1) from level to level? Seeds are rankings, joined by Page's test
+    (Page 1963), exact for up to 8 levels. Raises BadInput for fewer than 2 seeds or 3 levels."""
+    y = np.atleast_2d(np.asarray(y, dtype=float))
+    if y.ndim != 2 or y.shape[0] < 2 or y.shape[1] < 3 or not np.isfinite(y).all():
+        raise BadInput(f"a trend needs finite values of 2 seeds or more at 3 levels or more, not an array {y.shape}.")
+    seeds, levels = y.shape
+    method = "exact" if levels <= 8 and seeds <= 12 else "asymptotic"
+    p = min(stats.page_trend_test(rows, method=method).pvalue for rows in (y, -y))
+    ranks, order = stats.rankdata(y, axis=1), np.arange(1, levels + 1)
+    rhos = [float(stats.pearsonr(order, row).statistic) if np.ptp(row) else 0.0 for row in ranks]
+    return Trend(float(np.mean(rhos)), float(min(1, 2 * p)), tuple(rhos), levels)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's step-down adjusted p-values (n,), which control the chance of any false rejection among all n tests.
-
-    NaN (a test that could not be made) stays NaN and does not count. Source: Holm, Scandinavian Journal of
-    Statistics 1979.
-    """
+    """Holm's adjusted p-values (n,) (Holm 1979); NaN, a test that was not made, stays NaN and does not count."""
     p = np.asarray(p_values, dtype=float)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    adjusted = np.full(p.shape, np.nan)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(order.size, 0, -1)))
+    adjusted, tested = np.full(p.shape, np.nan), ~np.isnan(p)
+    if tested.any():
+        adjusted[tested] = multipletests(p[tested], method="holm")[1]
     return adjusted
 
 
-def spearman_trend(x: ArrayLike, y: ArrayLike, level: float = 0.95, n_perm: int = 10_000, seed: int = 0) -> Trend:
-    """Does y (seeds, levels) rise (rho 1) or fall (rho -1) with the levels x (levels,), such as ratios up to infinity?
-
-    The p-value compares the seeds' mean rho with that of random orders within each seed. Raises BadInput when the
-    shapes do not fit, when there are fewer than 3 levels, or when all of x or of a seed's y are equal.
-    """
-    y = np.atleast_2d(_finite(y, "y"))
-    x = np.asarray(x, dtype=float)
-    if x.ndim != 1 or y.ndim != 2 or x.size != y.shape[1] or x.size < 3:
-        raise BadInput(
-            f"a trend needs x (levels,) and y (seeds, levels) of 3 levels or more, not {x.shape}, {y.shape}."
-        )
-    x_scores, y_scores = _rank_scores(x), _rank_scores(y)
-    if np.isnan(x_scores).any() or np.isnan(y_scores).any():
-        raise BadInput("a trend needs levels and values that are not all equal.")
-    rho = y_scores @ x_scores
-    shuffled = np.random.default_rng(seed).permuted(np.tile(x_scores, (n_perm, len(y), 1)), axis=2)
-    null = np.einsum("psl,sl->p", shuffled, y_scores) / len(y)
-    p_value = (1 + (np.abs(null) >= abs(rho.mean()) - 1e-12).sum()) / (1 + n_perm)
-    found = interval(rho, level)
-    return Trend(found.mean, found.low, found.high, float(p_value), len(y))
+def holm_levels(p_values: ArrayLike, alpha: float = ALPHA) -> np.ndarray:
+    """The level (n,) at which Holm's procedure tests each p-value: alpha over the number of those not below it."""
+    p = np.asarray(p_values, dtype=float)
+    return np.array([alpha / max(1, (p >= one).sum()) for one in p])
 
 
-def _finite(values: ArrayLike, name: str, ndim: int | None = None) -> np.ndarray:
+def sign_flip_minimum(n: int) -> float:
+    """The smallest two-sided p that an exact sign-flip test of n seeds' differences can reach: 2^(1-n)."""
+    return 2.0 ** (1 - n)
+
+
+def detectable(sd: float, n: int, alpha: float = ALPHA, sides: int = 2) -> float:
+    """The smallest distance from the null that n seeds of standard deviation ``sd`` show with 80 % power in a (paired)
+    t test at ``alpha``; NaN for fewer than 2."""
+    return sd * _detectable(n, alpha, sides) if n > 1 else np.nan
+
+
+@functools.cache
+def _detectable(n: int, alpha: float, sides: int) -> float:
+    return float(np.exp(optimize.brentq(lambda log: _power(np.exp(log), n, alpha, sides) - POWER, -7, 12, rtol=1e-6)))
+
+
+def seeds_needed(distance: float, sd: float, alpha: float = ALPHA, sides: int = 2) -> float:
+    """How many seeds (3 to 1000, else inf) would decide with 80 % power, were today's ``distance`` from the null and
+    standard deviation the true ones."""
+    return _first(lambda n: _power(abs(distance) / sd, n, alpha, sides) if sd else float(distance != 0))
+
+
+def spread_seeds(sd: float, null: float, alpha: float = ALPHA) -> float:
+    """As ``seeds_needed``, for the test that the standard deviation ``sd`` is ``null``."""
+
+    def power(n: int) -> float:
+        low, high = stats.chi2.ppf([alpha / 2, 1 - alpha / 2], n - 1) * (null / sd) ** 2
+        return stats.chi2.sf(high, n - 1) if sd > null else stats.chi2.cdf(low, n - 1)
+
+    return _first(power) if sd else 3.0
+
+
+def trend_size(n: int, levels: int, alpha: float = ALPHA) -> float:
+    """The smallest mean rho that Page's test of n seeds shows with 80 % power, by the normal approximation (without a
+    trend a seed's rho has the variance 1 / (levels - 1)); above 1 there is none."""
+    return float((stats.norm.isf(alpha / 2) + stats.norm.isf(1 - POWER)) / np.sqrt(n * (levels - 1)))
+
+
+def _first(power) -> float:
+    n = bisect.bisect_left(range(3, MAX_SEEDS + 1), POWER, key=power) + 3
+    return float(n) if n <= MAX_SEEDS else np.inf
+
+
+def _power(size: float, n: int, alpha: float, sides: int) -> float:
+    """Power of a t test, of two sides without what the wrong side adds: less than alpha / 2, and statsmodels has it
+    wrong for large effects, as its solver is for few seeds. Beyond the noncentral t distribution's range it is 1."""
+    power = TTestPower().power(size, n, alpha / sides, alternative="larger")
+    return float(power) if np.isfinite(power) else 1.0
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
     x = np.asarray(values, dtype=float)
-    if x.size == 0 or (ndim is not None and x.ndim != ndim):
-        raise BadInput(f"{name} must be a list of one number or more, not an array of shape {x.shape}.")
+    if x.size == 0 or x.ndim != 1:
+        raise BadInput(f"values must be a list of one number or more, not an array of shape {x.shape}.")
     if not np.isfinite(x).all():
-        raise BadInput(f"{name} must be finite, and {(~np.isfinite(x)).sum()} of {x.size} are not.")
+        raise BadInput(f"values must be finite, and {(~np.isfinite(x)).sum()} of {x.size} are not.")
     return x
-
-
-def _resampled_means(x: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
-    """Means of ``n_boot`` resamples (n_boot,), in blocks that fit in memory."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, BLOCK // x.size)
-    sizes = [min(rows, n_boot - start) for start in range(0, n_boot, rows)]
-    return np.concatenate([x[rng.integers(x.size, size=(size, x.size), dtype=np.int32)].mean(axis=1) for size in sizes])
-
-
-def _share_below(means: np.ndarray, mean: float) -> float:
-    """Share of resampled means below the mean, those equal to it counted half."""
-    return float(((means < mean).mean() + (means <= mean).mean()) / 2)
-
-
-def _rank_scores(x: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis, centred and of length 1, so that Spearman's rho is a dot product."""
-    centred = stats.rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2
-    norm = np.linalg.norm(centred, axis=-1, keepdims=True)
-    return np.divide(centred, norm, out=np.full_like(centred, np.nan), where=norm > 0)
