@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("sweep", sweep, "Execute the runs of a study; finished ones are skipped, unfinished ones resume.")
     sub.add_argument("study")
-    sub.add_argument("--preset", default="quick", help="smoke | quick | full (default: quick)")
+    sub.add_argument("--preset", default="quick", help="smoke | quick | night | full | exact (default: quick)")
     sub.add_argument("--workers", type=int, help="notebooks at a time")
     sub.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="override notebook parameters")
 

@@ -1,19 +1,21 @@
 """Runs: strict parameters, stable ids, folders that are done or not, and who holds them."""
 
+import gzip
 import json
 import math
-import os
+import re
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pandas as pd
-import psutil
 import pytest
 
 import inpaintlib
-from inpaintlib import BadInput
+from inpaintlib import ROOT, BadInput
 from inpaintlib.harness import runs
 from inpaintlib.harness.runs import Run, check, digest, find, load_table, notebook_parameters, run_id
 
@@ -87,7 +89,9 @@ def test_check_completes_and_converts(notebook, given, becomes):
         ({"ratio": None}, "ratio must be a number, not None."),
         ({"ratio": -1}, "ratio must be in [0, inf], not -1."),
         ({"ratio": math.nan}, "ratio must be a number, not NaN."),
-        ({"lr": "1e-4"}, "lr must be a number, not '1e-4' (YAML reads 1e-4 as text; write 1.0e-4)."),
+        ({"lr": "1e-4"}, "lr must be a number, not '1e-4'."),
+        ({"lr": 10**400}, "lr must be a number, not 1000"),
+        ({"seed": 99999999999999999999}, "seed must fit into 64 bits, not be 99999999999999999999."),
         ({"lr": 0}, "lr must be in (0, 1), not 0."),
         ({"lr": 1}, "lr must be in (0, 1), not 1."),
         ({"seed": True}, "seed must be a whole number, not True."),
@@ -114,6 +118,8 @@ def test_check_refuses_with_a_sentence(notebook, given, sentence):
         ("norm: str = 'l3'  # {l1, l2}", "the default of norm must be one of l1, l2"),
         ("seed: int = 2 * 3", "the default of seed must be a plain value, not 2 * 3"),
         ("seed: int = ", "is not valid Python"),
+        ("seed: int = 010", "is not valid Python"),
+        ("seed: int = 1\nseed: int = 2", "declares seed twice; keep one"),
     ],
 )
 def test_a_parameters_cell_holds_annotated_scalars_only(tmp_path, cell, sentence):
@@ -173,12 +179,18 @@ def test_a_run_from_start_to_finish(notebook):
     assert run.parameters == {**DEFAULTS, "ratio": math.inf, "seed": 3}
     env = json.loads((run.folder / "env.json").read_text())
     assert env["python"] == sys.version.split()[0]
-    assert {"notebook", "torch", "platform", "device", "cpu_count", "threads", "git_commit", "time"} <= set(env)
+    assert set(env) == {"notebook", "cosmetic", "python", "torch", "device", "cpu", "threads", "git_commit", "time"}
+    assert not re.search(rf"{socket.gethostname()}|/(home|root|work|tmp|Users)/", json.dumps(env))
     run.finish({"psnr": 20.5, "n_photos": 2}, pd.DataFrame({"id": ["a", "b"], "psnr": [20.0, 21.0]}))
     assert (run.status(), run.done) == ("done", True)
     assert json.loads((run.folder / "metrics.json").read_text()) == {"psnr": 20.5, "n_photos": 2, "status": "done"}
     assert run.per_image["psnr"].tolist() == [20.0, 21.0]
     assert run.picture("completions") == run.folder / "completions.png"
+    first = (run.folder / "per_image.csv.gz").read_bytes()
+    time.sleep(1.1)  # gzip would write the second
+    again = Run.start(notebook, namespace(ratio=math.inf, seed=3))
+    again.finish({"psnr": 20.5, "n_photos": 2}, pd.DataFrame({"id": ["a", "b"], "psnr": [20.0, 21.0]}))
+    assert (run.folder / "per_image.csv.gz").read_bytes() == first
     assert run.picture("evolution.gif") == run.folder / "evolution.gif"
 
 
@@ -191,20 +203,21 @@ def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch)
     monkeypatch.setattr(runs, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run.finish({"psnr": 1.0}, pd.DataFrame({"psnr": [1.0]}))
-    assert (run.folder / "per_image.csv").exists()
+    assert (run.folder / "per_image.csv.gz").exists()
     assert not run.done
     assert load_table(find("tiny")).empty
 
 
 def test_a_diverged_run_needs_no_more_work_but_is_in_no_table(notebook):
     run = Run.start(notebook, namespace())
-    run.diverged(40, run.folder / "checkpoint.pt", "loss rec is nan")
+    last = run.folder / "checkpoint.pt"
+    run.diverged(40, last, f"loss rec is nan; the last good checkpoint is {last}")
     assert (run.status(), run.done) == ("diverged", True)
     assert run.metrics == {
         "status": "diverged",
         "step": 40,
-        "checkpoint": str(run.folder / "checkpoint.pt"),
-        "message": "loss rec is nan",
+        "checkpoint": "checkpoint.pt",
+        "message": "loss rec is nan; the last good checkpoint is checkpoint.pt",
     }
     assert load_table(find("tiny")).empty
 
@@ -261,64 +274,58 @@ def test_a_run_is_found_again_under_the_name_that_a_sweep_gave_it(notebook):
 
 # Who runs it ----------------------------------------------------------------------------------------------------------
 
+HOLD = """
+import sys, time, pathlib, inpaintlib
+inpaintlib.RESULTS = pathlib.Path(sys.argv[1])
+from inpaintlib.harness.runs import Run
+run = Run("tiny", sys.argv[2])
+run.claim()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
 
 @pytest.fixture
-def other_process():
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    yield process
-    process.kill()
-    process.wait()
+def hold():
+    """Lets another process claim a run; returns that process."""
+    started = []
+
+    def start(run):
+        process = subprocess.Popen([sys.executable, "-c", HOLD, str(inpaintlib.RESULTS), run.id], text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_a_run_that_another_live_process_holds_is_refused(notebook, other_process):
+def test_a_run_that_another_live_process_holds_is_refused_and_stays_its(notebook, hold):
     run = Run.start(notebook, namespace())
-    held = json.loads(run._lock.read_text())
-    created = psutil.Process(other_process.pid).create_time()
-    run._lock.write_text(json.dumps({**held, "pid": other_process.pid, "created": created}))
+    run.release()
+    assert run.status() == "unfinished"
+    other = hold(run)
     assert run.status() == "running"
-    with pytest.raises(BadInput, match=rf"is running already \(process {other_process.pid} on "):
-        Run.start(notebook, namespace())
-
-    other_process.kill()
-    other_process.wait()
+    for attempt in (lambda: Run.start(notebook, namespace()), lambda: run.fail("Traceback")):
+        with pytest.raises(BadInput, match=rf"is running already \(process {other.pid} on "):
+            attempt()
+    run.release()
+    assert run.status() == "running"  # a loser takes nothing from the winner
+    assert not (run.folder / "error.txt").exists()
+    other.kill()
+    other.wait()
     assert run.status() == "stale"
     assert Run.start(notebook, namespace()).status() == "running"
 
 
-def test_a_process_that_ends_gives_up_its_run_but_not_anothers(notebook, other_process):
+def test_a_process_that_ends_gives_up_its_run(notebook, hold):
     run = Run.start(notebook, namespace())
-    held = run._lock.read_text()
-    created = psutil.Process(other_process.pid).create_time()
-    run._lock.write_text(json.dumps({**json.loads(held), "pid": other_process.pid, "created": created}))
-    run._leave()
-    assert run.status() == "running"
-    run._lock.write_text(held)
-    run._leave()
-    assert run.status() == "unfinished"
-
-
-def test_a_lock_gone_silent_or_of_a_reused_process_id_is_stale(notebook):
-    run = Run.start(notebook, namespace())
-    run._stop.set()
-    held = json.loads(run._lock.read_text())
-    run._lock.write_text(json.dumps({**held, "created": held["created"] - 100}))
-    assert run.status() == "stale"
-    run._lock.write_text(json.dumps(held))
-    assert run.status() == "running"
-    os.utime(run._lock, (time.time() - 61, time.time() - 61))
-    assert run.status() == "stale"
-
-
-def test_the_heart_beats_until_release(notebook, monkeypatch):
-    monkeypatch.setattr(runs, "HEARTBEAT", 0.02)
-    run = Run.start(notebook, namespace())
-    os.utime(run._lock, (0, 0))
-    time.sleep(0.3)
-    assert run.status() == "running"
     run.release()
+    hold(run).communicate("")
     assert run.status() == "unfinished"
-    time.sleep(0.1)
-    assert not run._lock.exists()
 
 
 def test_a_failure_is_kept_until_the_next_start(notebook):
@@ -327,3 +334,100 @@ def test_a_failure_is_kept_until_the_next_start(notebook):
     assert run.status() == "failed"
     assert (run.folder / "error.txt").read_text() == "Traceback ...\nValueError: no\n"
     assert Run.start(notebook, namespace()).status() == "running"
+
+
+# Damage ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def done(notebook):
+    run = Run.start(notebook, namespace())
+    run.finish({"psnr": 1.5, "test_set": "a"}, pd.DataFrame({"id": ["a", "b"], "psnr": [1.0, 2.0]}))
+    assert run.done
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("params.json", None, "cannot read"),
+        ("params.json", b"{}", "must hold names and values, not {}"),
+        ("params.json", b"[1, 2]", "must hold names and values, not [1, 2]"),
+        ("params.json", b'{"ratio": 3.0}', "does not belong to a folder of this name"),
+        ("metrics.json", b'{"psnr": 1.', "is not strict JSON"),
+        ("metrics.json", b"{}", "must hold names and values"),
+        ("metrics.json", b'{"status": "done"}', "holds no metric"),
+        ("metrics.json", b"\xff\x00", "is not strict JSON"),
+        ("per_image.csv.gz", None, "cannot be read (No such file"),
+        ("per_image.csv.gz", b"half", "cannot be read"),
+        ("per_image.csv.gz", gzip.compress(b"id,psnr\na,1\n" * 99)[:30], "cannot be read"),
+        ("per_image.csv.gz", gzip.compress(b"id,psnr\n"), "has no rows"),
+    ],
+)
+def test_a_damaged_run_is_not_done_says_so_and_blocks_no_other(notebook, done, name, content, sentence):
+    whole = Run.start(notebook, namespace(seed=1))
+    whole.finish({"psnr": 2.5}, pd.DataFrame({"psnr": [1.0]}))
+    path = done.folder / name
+    path.unlink() if content is None else path.write_bytes(content)
+    assert (done.done, done.status()) == (False, "damaged")
+    assert sentence in done.fault
+    assert str(path) in done.fault
+    assert load_table(find("tiny"))["run_id"].tolist() == [whole.id]
+    again = Run.start(notebook, namespace())
+    again.finish({"psnr": 1.5}, pd.DataFrame({"psnr": [1.0]}))
+    assert (again.id, again.status()) == (done.id, "done")
+
+
+def test_a_run_brought_from_another_machine_counts(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path / "clone")
+    there = Run("tiny", done.id)
+    there.folder.mkdir(parents=True)
+    for name in ("params.json", "env.json", "metrics.json", "per_image.csv.gz"):
+        (there.folder / name).write_bytes((done.folder / name).read_bytes())
+    assert there.status() == "done"
+    assert load_table(find("tiny"))["psnr"].tolist() == [1.5]
+    (there.folder / "per_image.csv.gz").unlink()
+    (there.folder / "per_image.csv").write_text("id,psnr\na,1\n")
+    assert there.done
+
+
+def test_git_keeps_the_records_of_a_run_and_nothing_else():
+    names = ["params.json", "env.json", "metrics.json", "history.csv", "per_image.csv.gz", "weights.pt", "examples.png",
+             "checkpoint.pt", "frames/1.png", "notebook.ipynb", "log.txt", "running.lock", "tensorboard/a"]  # fmt: skip
+    paths = [f"results/tiny/runs/seed=0-123456/{name}" for name in names]
+    ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert [Path(path).name for path in paths if path not in ignored] == names[:5]
+
+
+def test_what_a_killed_write_left_goes_with_the_next_start(notebook):
+    run = Run.start(notebook, namespace())
+    (run.folder / ".metrics.json.12345678.tmp").write_text("{")
+    Run.start(notebook, namespace())
+    assert [path.name for path in run.folder.glob(".*")] == []
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_sentence(notebook, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder, why in ((tmp_path / "file", "Not a directory"), (Path("/proc/results"), "No such file")):
+        monkeypatch.setattr(inpaintlib, "RESULTS", folder)
+        with pytest.raises(BadInput, match=f"cannot write {folder}/tiny/runs/.*: {why}.*INPAINT_RESULTS"):
+            Run.start(notebook, namespace())
+
+
+def test_a_name_may_not_claim_other_parameters(notebook):
+    with pytest.raises(BadInput, match="run_id 'mine-123456' belongs to other parameters"):
+        Run.start(notebook, namespace(run_id="mine-123456"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"cells": null}', '{"cells": [null]}', '{"cells": [{"metadata": {"tags": ["parameters"]}, "source": null}]}',
+     '{"cells": [{"metadata": {"tags": 3}}]}', "[]", "3"],
+)  # fmt: skip
+def test_notebooks_of_a_foreign_form_are_one_sentence(tmp_path, content):
+    (tmp_path / "a.ipynb").write_text(content)
+    with pytest.raises(BadInput, match="is not a Jupyter notebook"):
+        notebook_parameters(tmp_path / "a.ipynb")
+    (tmp_path / "a.ipynb").write_text('{"cells": [{"metadata": null}, {"metadata": {"tags": null}}]}')
+    with pytest.raises(BadInput, match="has no cell tagged parameters"):
+        notebook_parameters(tmp_path / "a.ipynb")

@@ -2,161 +2,63 @@
 
 ``results/<study>/runs/<run_id>/`` holds
 
-=================  ==================================================================================
-``params.json``    every parameter of the notebook, with defaults
-``env.json``       what ran and where: notebook, Python, torch, device, threads, git commit, time
-``history.csv``    the training's losses (written by training.py)
-``per_image.csv``  one row a test photo
-``metrics.json``   one flat object, written last and atomically: it exists = the run is done
-``running.json``   who is running it; touched every few seconds while that process lives
-``error.txt``      the traceback of the last attempt, where that failed
-=================  ==================================================================================
+====================  ===============================================================================
+``params.json``       every parameter of the notebook, with defaults
+``env.json``          what ran and where: notebook, Python, torch, device, threads, git commit, time
+``history.csv``       the training's losses (written by training.py)
+``per_image.csv.gz``  one row a test photo
+``metrics.json``      one flat object, written last and atomically: the run is done
+``running.lock``      locked by the process that executes the run for as long as that lives
+``error.txt``         the traceback of the last attempt, where that failed
+====================  ===============================================================================
 
-A notebook declares its parameters in the cell tagged ``parameters``, one annotated scalar a line. The comment gives
-the unit or meaning, and may end in what is allowed::
-
-    ratio: float = 1000.0  # lambda_rec / lambda_adv [0, inf]
-    lr: float = 0.0002  # learning rate of the generator (0, 1)
-    norm: str = "l2"  # reconstruction loss {l1, l2}
-    tensorboard: bool = True  # write logs to watch (cosmetic)
-
-A square bracket includes the bound and a round one excludes it; braces list the choices; ``(cosmetic)`` marks what
-cannot change the result and so stays out of the run's identity, as do ``study`` and ``run_id``, its address.
+The first five are tracked by git, and a folder with them counts as a run wherever it was made.
 """
 
-import ast
 import atexit
 import contextlib
-import difflib
 import functools
-import hashlib
-import io
-import json
-import math
+import gzip
 import os
 import platform
 import re
 import socket
 import subprocess
-import threading
 import time
-import tokenize
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
+from filelock import FileLock, Timeout
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import read_json, write_atomically, write_json
+from inpaintlib.files import read_json, reason, write_atomically, write_json
+from inpaintlib.harness.parameters import (
+    ADDRESS,
+    Scalar,
+    check,
+    check_folder_name,
+    cosmetics,
+    did_you_mean,
+    digest,
+    fingerprint,
+    notebook_parameters,
+    run_id,
+    show,
+)
 
-Scalar = bool | int | float | str
+__all__ = ["Run", "environment", "find", "load_table", "name_run", "notebook_parameters"]
 
-ADDRESS = ("study", "run_id")  # parameters that say where a run is kept, not what it is
-HEARTBEAT = 5.0  # seconds between two touches of running.json
-STALE_AFTER = 60.0  # seconds without a touch
-TYPES = {"bool": bool, "int": int, "float": float, "str": str}
-BOUND = r"\s*-?(?:inf|\.?\d[\d.e+-]*)\s*"
-RANGE = re.compile(rf"[\[(]{BOUND},{BOUND}[\])]")
-CHOICES = re.compile(r"\{([^{}]+)\}")
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a notebook's parameters cell. ``range`` is the text "[0, inf]", ``choices`` empty for any."""
-
-    name: str
-    type: type
-    default: Scalar
-    help: str = ""
-    range: str = ""
-    choices: tuple[str, ...] = ()
-    cosmetic: bool = False
-
-    def check(self, value: Any) -> Scalar:
-        """``value`` in the parameter's type (an int becomes a float where one is due; "inf" is infinity).
-
-        Raises BadInput for another type, NaN, a value outside the range or not among the choices.
-        """
-        if self.type is float:
-            value = _as_float(value)
-        if type(value) is not self.type:
-            hint = ""
-            if self.type is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value, re.I):
-                hint = f" (YAML reads {value} as text; write {re.sub('(?i)e', '.0e', value)})"
-            raise BadInput(f"{self.name} must be {WORDS[self.type]}, not {value!r}{hint}.")
-        if self.type is float and math.isnan(value):
-            raise BadInput(f"{self.name} must be a number, not NaN.")
-        if self.range and not _within(value, self.range):
-            raise BadInput(f"{self.name} must be in {self.range}, not {show(value)}.")
-        if self.choices and show(value) not in self.choices:
-            raise BadInput(f"{self.name} must be one of {', '.join(self.choices)}, not {show(value)!r}.")
-        return value
+PATIENCE = 1.0  # seconds to wait for a run's lock: another process may just be looking whether it is held
+_held: dict[Path, FileLock] = {}  # the folders that this process has claimed
 
 
-def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
-    """The parameters that a notebook declares, by name and in order.
-
-    Raises BadInput when the file is missing or not a notebook, has no cell tagged ``parameters``, or that cell holds
-    anything but annotated scalars.
-    """
-    notebook = Path(notebook)
-    try:
-        changed = notebook.stat().st_mtime_ns
-    except OSError as error:
-        raise BadInput(f"there is no notebook {notebook}.") from error
-    return dict(_declared(notebook, changed))
-
-
-def check(notebook: str | Path, parameters: dict[str, Any]) -> dict[str, Scalar]:
-    """All of the notebook's parameters: those given, checked against its declarations, and the others' defaults.
-
-    Raises BadInput for a name that the notebook does not declare (with the nearest that it does), a wrong type
-    (a bool is not an int) and a value outside the declared range or choices.
-    """
-    declared = notebook_parameters(notebook)
-    for name in parameters:
-        if name not in declared:
-            raise BadInput(f"{Path(notebook).name} has no parameter {name!r}{did_you_mean(name, declared)}.")
-    return {
-        name: parameter.check(parameters[name]) if name in parameters else parameter.default
-        for name, parameter in declared.items()
-    }
-
-
-def run_id(notebook: str | Path, parameters: dict[str, Scalar], swept: Iterable[str]) -> str:
-    """A readable, file-name-safe name such as ``ratio=100,seed=0-3fa2c1``.
-
-    It shows the ``swept`` parameters in order; its end is the ``digest`` of all.
-    """
-    shown = ",".join(f"{name}={show(parameters[name])}" for name in swept) or "defaults"
-    return f"{re.sub('[^A-Za-z0-9.,=+_-]', '_', shown)[:120]}-{digest(notebook, parameters)}"
-
-
-def digest(notebook: str | Path, parameters: dict[str, Scalar]) -> str:
-    """Six hexadecimal digits that identify a run: SHA-256 over the notebook's name and the parameters (complete, as
-    ``check`` returns them) that determine the result, as canonical JSON."""
-    cosmetic = [parameter.name for parameter in notebook_parameters(notebook).values() if parameter.cosmetic]
-    what = {
-        name: value if value not in (math.inf, -math.inf) else str(value)
-        for name, value in parameters.items()
-        if name not in (*ADDRESS, *cosmetic)
-    }
-    canonical = json.dumps(
-        {"notebook": Path(notebook).name, "parameters": what}, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()[:6]
-
-
-def name_run(study: str, notebook: str | Path, parameters: dict[str, Scalar], swept: Iterable[str]) -> str:
-    """The id of the run with these parameters: the one under which it exists (a sweep that grew may show other
-    parameters), or else a new ``run_id``."""
-    existing = sorted(_runs_folder(study).glob(f"*-{digest(notebook, parameters)}"))
-    return existing[0].name if existing else run_id(notebook, parameters, swept)
+class RunningElsewhere(BadInput):
+    """Another process executes the run."""
 
 
 class Run:
@@ -169,8 +71,8 @@ class Run:
     def __init__(self, study: str, run_id: str):
         self.study = study
         self.id = run_id
-        self.folder = _runs_folder(study) / run_id
-        self._stop = threading.Event()
+        self.folder = inpaintlib.RESULTS / study / "runs" / run_id
+        self._lock = self.folder / "running.lock"
 
     def __repr__(self) -> str:
         return f"Run({self.study!r}, {self.id!r})"
@@ -180,8 +82,9 @@ class Run:
         """Check the notebook's parameters, as they stand in its ``globals()``, and claim the run's folder.
 
         ``study`` and ``run_id`` are parameters like the others; an empty ``run_id`` is made from the parameters that
-        differ from their defaults. Raises BadInput when a parameter is wrong or missing, when another process is
-        running this run, and when the folder holds a run with other parameters.
+        differ from their defaults. What an earlier execution measured is not valid any more. Raises BadInput when a
+        parameter is wrong or missing, when another process is running this run, and when the folder holds a run with
+        other parameters or cannot be written.
         """
         notebook = Path(notebook)
         if not notebook.exists():
@@ -196,23 +99,31 @@ class Run:
             changed = [n for n, p in declared.items() if n not in ADDRESS and parameters[n] != p.default]
             identity = name_run(study, notebook, parameters, changed)
         run = cls(check_folder_name("study", study), check_folder_name("run_id", identity))
-        run._claim(notebook, {n: v for n, v in parameters.items() if n not in ADDRESS})
+        run._refuse_other(notebook, parameters)
+        run.claim()
+        for name in ("metrics.json", "per_image.csv", "per_image.csv.gz", "error.txt"):
+            (run.folder / name).unlink(missing_ok=True)
+        for leftover in run.folder.glob(".*.tmp"):  # of a write that a kill cut off
+            leftover.unlink(missing_ok=True)
+        write_json(run.folder / "params.json", {n: v for n, v in parameters.items() if n not in ADDRESS})
+        about = {"notebook": notebook.name, "cosmetic": cosmetics(notebook)}
+        write_json(run.folder / "env.json", about | environment())
         return run
 
     @property
     def parameters(self) -> dict[str, Scalar]:
         """The notebook's parameters, without the address. Raises BadInput when the run was never started."""
-        return read_json(self.folder / "params.json")
+        return _mapping(self.folder / "params.json")
 
     @property
     def metrics(self) -> dict[str, Any]:
         """metrics.json. Raises BadInput when the run is not done."""
-        return read_json(self.folder / "metrics.json")
+        return _mapping(self.folder / "metrics.json")
 
     @property
     def per_image(self) -> pd.DataFrame:
-        """per_image.csv, one row a test photo."""
-        return pd.read_csv(self.folder / "per_image.csv")
+        """per_image.csv.gz (or .csv), one row a test photo. Raises BadInput where it is missing or damaged."""
+        return _per_image(self.folder)
 
     def settings(self, kind: type) -> Any:
         """The run's parameters as an instance of a method's settings: a dataclass whose fields are among them."""
@@ -221,16 +132,38 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Nothing is left to do: metrics.json exists (its ``status`` may be "diverged")."""
-        return (self.folder / "metrics.json").exists()
+        """Nothing is left to do: metrics.json is there (its ``status`` may be "diverged"), and nothing is at fault."""
+        return (self.folder / "metrics.json").exists() and not self.fault
+
+    @property
+    def fault(self) -> str:
+        """Why a run with a metrics.json does not count as done, in one sentence; "" where it does or has none."""
+        files = ("metrics.json", "params.json", "env.json", "per_image.csv.gz", "per_image.csv")
+        stamps = [_stamp(self.folder / name) for name in files]
+        return _fault(self.folder, *stamps) if stamps[0] else ""
+
+    @property
+    def held(self) -> bool:
+        """Whether a process, this one or another, is executing the run."""
+        if self.folder in _held or not self._lock.exists():
+            return self.folder in _held
+        try:
+            with FileLock(self._lock, blocking=False, thread_local=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a read-only folder: nobody runs there
+            return False
 
     def status(self) -> str:
-        """``done``, ``diverged``, ``running``, ``failed`` (error.txt has the traceback), ``stale`` (its process died
-        or went silent for a minute) or ``unfinished`` (stopped in good order, or never started)."""
+        """``done``, ``diverged``, ``running``, ``damaged`` (see ``fault``), ``failed`` (error.txt has the traceback),
+        ``stale`` (its process was killed) or ``unfinished`` (stopped in good order, or never started)."""
         if self.done:
-            return self.metrics.get("status", "done")
-        if self._holder_lives():
+            return "diverged" if self.metrics.get("status") == "diverged" else "done"
+        if self.held:
             return "running"
+        if self.fault:
+            return "damaged"
         if (self.folder / "error.txt").exists():
             return "failed"
         return "stale" if self._lock.exists() else "unfinished"
@@ -240,7 +173,7 @@ class Run:
         return self.folder / (name if Path(name).suffix else f"{name}.png")
 
     def finish(self, metrics: dict[str, Any], per_image: pd.DataFrame) -> None:
-        """Write per_image.csv, then metrics.json with ``status`` "done": from then on the run is done.
+        """Write per_image.csv.gz (7 digits a number), then metrics.json: from then on the run is done.
 
         Raises BadInput when a metric has a parameter's name and another value, or the disk is full.
         """
@@ -248,111 +181,89 @@ class Run:
         for name in metrics:
             if name in parameters and parameters[name] != metrics[name]:
                 raise BadInput(f"the metric {name!r} of run {self.id} has the name of a parameter; rename one.")
-        write_atomically(self.folder / "per_image.csv", per_image.to_csv(index=False))
+        text = per_image.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+        write_atomically(self.folder / "per_image.csv.gz", gzip.compress(text.encode(), mtime=0))
         write_json(self.folder / "metrics.json", {**metrics, "status": "done"})
         self.release()
 
     def diverged(self, step: int, checkpoint: str | Path | None, message: str) -> None:
         """End the run at a loss that is not finite: metrics.json gets ``status`` "diverged", the ``step`` (updates
-        done), the last good ``checkpoint`` and the ``message``."""
-        write_json(
-            self.folder / "metrics.json",
-            {"status": "diverged", "step": step, "checkpoint": checkpoint and str(checkpoint), "message": message},
-        )
+        done), the file name of the last good ``checkpoint`` and the ``message``."""
+        last, message = checkpoint and Path(checkpoint).name, message.replace(f"{self.folder}{os.sep}", "")
+        found = {"status": "diverged", "step": step, "checkpoint": last, "message": message}
+        write_json(self.folder / "metrics.json", found)
         self.release()
 
     def fail(self, traceback: str) -> None:
-        """Keep the traceback of an attempt that failed."""
+        """Keep the traceback of an attempt that failed. Raises RunningElsewhere while another process has the run."""
+        self.claim()
         write_atomically(self.folder / "error.txt", traceback.rstrip() + "\n")
         self.release()
 
+    def claim(self) -> None:
+        """Make the run this process's own until ``release``, or until the process ends, however it does.
+
+        Raises RunningElsewhere when it is another's, and BadInput where the folder cannot be written.
+        """
+        if self.folder in _held:
+            return
+        lock = FileLock(self._lock, timeout=PATIENCE, thread_local=False)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            self._lock.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        except Timeout as error:
+            holder = self._lock.read_text() or "a process that has just started"
+            raise RunningElsewhere(
+                f"run {self.id} of {self.study} is running already ({holder}): wait for it, or stop it first."
+            ) from error
+        except OSError as error:
+            raise BadInput(
+                f"cannot write {self.folder}: {reason(error)}; INPAINT_RESULTS names another folder."
+            ) from error
+        _held[self.folder] = lock
+
     def release(self) -> None:
-        """Say that nobody is running this run any more."""
-        self._stop.set()
-        self._lock.unlink(missing_ok=True)
-
-    @property
-    def _lock(self) -> Path:
-        return self.folder / "running.json"
-
-    def _claim(self, notebook: Path, parameters: dict[str, Scalar]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if (self.folder / "params.json").exists():
-            self._refuse_other(notebook, parameters)
-        self._take_lock()
-        (self.folder / "error.txt").unlink(missing_ok=True)
-        write_json(self.folder / "params.json", parameters)
-        write_json(self.folder / "env.json", {"notebook": notebook.name, **environment()})
-        atexit.register(self._leave)
-        threading.Thread(target=self._beat, daemon=True).start()
-
-    def _leave(self) -> None:
-        if self._holder().get("pid") == os.getpid():
-            self.release()
+        """Say that this process does not execute the run any more; nothing where it did not."""
+        if lock := _held.pop(self.folder, None):
+            self._lock.unlink(missing_ok=True)
+            lock.release()
 
     def _refuse_other(self, notebook: Path, parameters: dict[str, Scalar]) -> None:
-        there = self.parameters
-        for name, value in parameters.items():
-            other = there.get(name)
-            if other != value and not notebook_parameters(notebook)[name].cosmetic:
+        made = re.search("-([0-9a-f]{6})$", self.id)
+        if made and made[1] != digest(notebook, parameters):
+            raise BadInput(f"run_id {self.id!r} belongs to other parameters: choose another, or leave it empty.")
+        try:
+            there = {} if made else self.parameters
+        except BadInput:  # never started, or damaged
+            return
+        for name, other in there.items():
+            if name in parameters and name not in cosmetics(notebook) and other != parameters[name]:
                 raise BadInput(
-                    f"{self.folder} holds a run with {name} = {show(other)}, not {show(value)}: "
+                    f"{self.folder} holds a run with {name} = {show(other)}, not {show(parameters[name])}: "
                     "choose another run_id, or leave it empty."
                 )
 
-    def _take_lock(self) -> None:
-        me = psutil.Process()
-        if self._holder_lives():
-            if self._holder().get("pid") == me.pid:
-                return
-            raise BadInput(
-                f"run {self.id} of {self.study} is running already (process {self._holder().get('pid')} on "
-                f"{self._holder().get('host')}): wait for it, or stop it first."
-            )
-        self._lock.unlink(missing_ok=True)
-        try:
-            with open(self._lock, "x") as file:
-                json.dump({"pid": me.pid, "created": me.create_time(), "host": socket.gethostname()}, file)
-        except FileExistsError as error:
-            raise BadInput(f"run {self.id} of {self.study} has just been started by another process.") from error
 
-    def _holder(self) -> dict[str, Any]:
-        try:
-            return json.loads(self._lock.read_text())
-        except (OSError, ValueError):
-            return {}
-
-    def _holder_lives(self) -> bool:
-        try:
-            fresh = time.time() - self._lock.stat().st_mtime < STALE_AFTER
-        except OSError:
-            return False
-        holder = self._holder()
-        if not fresh or not holder or holder["host"] != socket.gethostname():
-            return fresh
-        try:
-            process = psutil.Process(holder["pid"])
-            return process.create_time() == holder["created"] and alive(process)
-        except psutil.Error:
-            return False
-
-    def _beat(self) -> None:
-        with contextlib.suppress(OSError):
-            while not self._stop.wait(HEARTBEAT):
-                os.utime(self._lock)
+def name_run(study: str, notebook: str | Path, parameters: dict[str, Scalar], swept: Iterable[str]) -> str:
+    """The id of the run with these parameters: the one under which it exists (a sweep that grew may show other
+    parameters), or else a new ``run_id``."""
+    existing = sorted(_runs_folder(study).glob(f"*-{digest(notebook, parameters)}"))
+    return existing[0].name if existing else run_id(notebook, parameters, swept)
 
 
 def find(study: str, **wanted: Any) -> list[Run]:
     """The study's started runs, by id, whose parameters have the ``wanted`` values (one, or a list of them).
 
-    Raises BadInput when no run has a parameter of that name.
+    Runs whose params.json is damaged are left out. Raises BadInput when no run has a parameter of that name.
     """
     runs = [Run(study, path.parent.name) for path in sorted(_runs_folder(study).glob("*/params.json"))]
-    known = {name for run in runs for name in run.parameters}
+    there = {run: parameters for run in runs if (parameters := _mapping_or_empty(run.folder / "params.json"))}
+    known = {name for parameters in there.values() for name in parameters}
     for name in wanted:
-        if runs and name not in known:
+        if there and name not in known:
             raise BadInput(f"the runs of {study} have no parameter {name!r}{did_you_mean(name, known)}.")
-    return [run for run in runs if all(_matches(run.parameters.get(name), value) for name, value in wanted.items())]
+    return [run for run, p in there.items() if all(_matches(p.get(name), value) for name, value in wanted.items())]
 
 
 def load_table(runs: Iterable[Run]) -> pd.DataFrame:
@@ -365,48 +276,77 @@ def load_table(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def environment() -> dict[str, Any]:
-    """Where this process runs: what env.json holds."""
+    """Where this process runs: what env.json holds; no folder and no host is named."""
     import torch
 
-    cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if cuda else _cpu_name(),
-        "cpu_count": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
-def alive(process: psutil.Process) -> bool:
-    """Whether the process runs, and is not just an entry that its parent has not collected."""
-    with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+@atexit.register
+def _release_all() -> None:
+    for folder in list(_held):
+        lock = _held.pop(folder)
+        with contextlib.suppress(OSError):
+            (folder / "running.lock").unlink(missing_ok=True)
+            lock.release()
 
 
-def show(value: Scalar) -> str:
-    """A value as a reader writes it: 100 for 100.0, inf, true."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+@functools.lru_cache(maxsize=4096)
+def _fault(folder: Path, *stamps: Any) -> str:
+    """``Run.fault`` of a folder whose files have these stamps."""
+    try:
+        parameters, metrics = _mapping(folder / "params.json"), _mapping(folder / "metrics.json")
+        if metrics.get("status") != "diverged":
+            if not metrics.keys() - {"status"}:
+                return f"{folder / 'metrics.json'} holds no metric; the run has to be made again."
+            if _per_image(folder).empty:
+                return f"{folder / 'per_image.csv.gz'} has no rows; the run has to be made again."
+    except BadInput as error:
+        return str(error)
+    made, env = re.search("-([0-9a-f]{6})$", folder.name), _mapping_or_empty(folder / "env.json")
+    known = made and {"notebook", "cosmetic"} <= set(env)
+    if known and made[1] != fingerprint(env["notebook"], parameters, env["cosmetic"]):
+        return f"{folder / 'params.json'} does not belong to a folder of this name; the run has to be made again."
+    return ""
 
 
-def check_folder_name(what: str, name: str) -> str:
-    """``name``; raises BadInput where it could not name a folder everywhere."""
-    if not re.fullmatch(r"[A-Za-z0-9=+_-][A-Za-z0-9.,=+_-]*", name):
-        raise BadInput(f"{what} must be made of letters, digits and . , = + _ - to name a folder, not {name!r}.")
-    return name
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known) or 'none'})"
+def _per_image(folder: Path) -> pd.DataFrame:
+    plain = folder / "per_image.csv"
+    path = plain if plain.exists() else folder / "per_image.csv.gz"
+    try:
+        return pd.read_csv(path)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise BadInput(f"{path} cannot be read ({reason(error)}); delete it and sweep again.") from error
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise BadInput(f"{path} must hold names and values, not {str(content)[:40]}; delete it and sweep again.")
+    return content
+
+
+def _mapping_or_empty(path: Path) -> dict[str, Any]:
+    try:
+        return _mapping(path)
+    except BadInput:
+        return {}
 
 
 def _runs_folder(study: str) -> Path:
@@ -417,78 +357,6 @@ def _matches(value: Scalar | None, wanted: Any) -> bool:
     return value in wanted if isinstance(wanted, list | tuple | set) else value == wanted
 
 
-def _as_float(value: Any) -> Any:
-    if value in ("inf", "-inf") or (isinstance(value, int) and not isinstance(value, bool)):
-        return float(value)
-    return value
-
-
-def _within(value: float, interval: str) -> bool:
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    return above and below
-
-
-@functools.lru_cache
-def _declared(notebook: Path, changed: int) -> dict[str, Parameter]:
-    """``notebook_parameters`` of a notebook last ``changed`` then; a sweep asks many times."""
-    source = _parameters_cell(notebook)
-    try:
-        statements, comments = ast.parse(source).body, _comments(source)
-    except (SyntaxError, tokenize.TokenError) as error:
-        raise BadInput(f"{notebook}: the cell tagged parameters is not valid Python ({error}).") from error
-    parameters = [_parameter(notebook, node, comments.get(node.end_lineno, "")) for node in statements]
-    return {parameter.name: parameter for parameter in parameters}
-
-
-def _parameters_cell(notebook: Path) -> str:
-    try:
-        cells = json.loads(notebook.read_bytes())["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{notebook} is not a Jupyter notebook (JSON with cells).") from error
-    for cell in cells:
-        if "parameters" in cell.get("metadata", {}).get("tags", []):
-            return "".join(cell["source"])
-    raise BadInput(f"{notebook} has no cell tagged parameters.")
-
-
-def _comments(source: str) -> dict[int, str]:
-    """The comment on each line that has one."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-
-
-def _parameter(notebook: Path, node: ast.stmt, comment: str) -> Parameter:
-    simple = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
-    kind = TYPES.get(ast.unparse(node.annotation)) if simple else None
-    if kind is None:
-        raise BadInput(
-            f"{notebook}: {ast.unparse(node).splitlines()[0]!r} in the cell tagged parameters must read "
-            "'name: type = value  # meaning', with type one of bool, int, float, str."
-        )
-    try:
-        text = ast.unparse(node.value)
-        default = float("inf") if text in ("float('inf')", "math.inf") else ast.literal_eval(node.value)
-    except ValueError as error:
-        raise BadInput(f"{notebook}: the default of {node.target.id} must be a plain value, not {text}.") from error
-    interval, choices = RANGE.search(comment), CHOICES.search(comment)
-    parameter = Parameter(
-        name=node.target.id,
-        type=kind,
-        default=default,
-        help=comment,
-        range=interval[0] if interval else "",
-        choices=tuple(choice.strip() for choice in choices[1].split(",")) if choices else (),
-        cosmetic="(cosmetic)" in comment,
-    )
-    try:
-        parameter = Parameter(**{**parameter.__dict__, "default": parameter.check(default)})
-    except BadInput as error:
-        raise BadInput(f"{notebook}: the default of {error}") from error
-    return parameter
-
-
 def _cpu_name() -> str:
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
@@ -497,11 +365,10 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _git_commit() -> str | None:
+def _git_commit() -> str:
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=inpaintlib.ROOT, capture_output=True, text=True, timeout=10
-        )
+        command = ["git", "rev-parse", "HEAD"]
+        answer = subprocess.run(command, cwd=inpaintlib.ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() if answer.returncode == 0 else None
+        return "unknown"
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"

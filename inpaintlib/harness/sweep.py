@@ -5,6 +5,7 @@ A sweep file, ``notebooks/sweeps/<study>.yaml``, reads::
     study: context_encoder_ratios
     notebook: 10_context_encoder.ipynb
     report: 11_context_encoder_ratios.ipynb   # optional: what to execute when all is done
+    needs: [dcgan]                            # optional: studies whose runs of the same preset must be done before
     parameters: {dataset: demo}               # the same in every run
     presets:
       quick:
@@ -25,6 +26,7 @@ it again: finished runs are skipped, and unfinished ones resume from what their 
 
 import contextlib
 import csv
+import graphlib
 import itertools
 import multiprocessing
 import os
@@ -34,7 +36,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -48,7 +50,8 @@ from tqdm import tqdm
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.harness import runs
-from inpaintlib.harness.runs import Run, Scalar, did_you_mean
+from inpaintlib.harness.parameters import Scalar, did_you_mean
+from inpaintlib.harness.runs import Run
 
 OK, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 MARK = "INPAINT_WORKER"  # environment variable by which a worker's kernel is known
@@ -74,6 +77,7 @@ class Sweep:
     parameters: dict[str, Any]
     presets: dict[str, Preset]
     claims: list[dict] = field(default_factory=list)
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,9 @@ def load(study: str | Path) -> Sweep:
         raise BadInput(f"there is no sweep file {path}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    content = _mapping(path, "the file", content, ("study", "notebook", "presets"), ("report", "parameters", "claims"))
+    content = _mapping(
+        path, "the file", content, ("study", "notebook", "presets"), ("report", "needs", "parameters", "claims")
+    )
     if content["study"] != runs.check_folder_name(f"the name of {path}", path.stem):
         raise BadInput(f"{path}: study must be the file's name, {path.stem!r}, not {content['study']!r}.")
     presets = _mapping(path, "presets", content["presets"])
@@ -120,7 +126,26 @@ def load(study: str | Path) -> Sweep:
         parameters=_mapping(path, "parameters", content.get("parameters", {})),
         presets={name: _preset(path, f"presets.{name}", preset) for name, preset in presets.items()},
         claims=content.get("claims") or [],
+        needs=_needs(path, content.get("needs", [])),
     )
+
+
+def in_order(studies: Iterable[str | Path]) -> list[Sweep]:
+    """The sweeps of these studies and of all that they need, each after what it needs.
+
+    Raises BadInput where a needed study is missing, and where studies need each other in a circle.
+    """
+    found, after, waiting = {}, {}, list(studies)
+    while waiting:
+        one = load(waiting.pop(0))
+        if one.study not in found:
+            found[one.study], after[one.study] = one, one.needs
+            waiting += one.needs
+    try:
+        return [found[study] for study in graphlib.TopologicalSorter(after).static_order()]
+    except graphlib.CycleError as error:
+        circle = " needs ".join(reversed(error.args[1]))
+        raise BadInput(f"the sweeps need each other in a circle: {circle}; take one of these needs away.") from error
 
 
 def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | None = None) -> list[Planned]:
@@ -386,8 +411,14 @@ def _kill_kernel(mark: str) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     end = time.monotonic() + 5.0
-    while any(map(runs.alive, marked)) and time.monotonic() < end:
+    while any(map(_alive, marked)) and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def _alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextlib.contextmanager
@@ -449,6 +480,12 @@ def _mapping(path: Path, where: str, value: Any, required: tuple = (), optional:
         if key not in value:
             raise BadInput(f"{path}: {where} lacks the key {key!r}.")
     return value
+
+
+def _needs(path: Path, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise BadInput(f"{path}: needs must be a list of studies, not {value!r}.")
+    return tuple(value)
 
 
 def _preset(path: Path, where: str, value: Any) -> Preset:
