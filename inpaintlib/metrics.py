@@ -13,14 +13,16 @@ ssim          higher    Wang et al. 2004, Gaussian window of sigma 1.5, data ran
                         hole, whose windows reach 5 pixels beyond it
 l1            lower     mean |difference|, a fraction of the range
 lpips         lower     Zhang et al. 2018, version 0.1, AlexNet
-fid, kid      lower     pytorch-fid's Inception features of composites against those of the true photos; ``_hole``: of
-                        the holes' bounding squares. Fewer than 10,000 photos bias FID upwards (it then compares only
-                        methods of one TestSet): lead with KID, which has no bias
+fid, kid      lower     pytorch-fid's Inception features of composites against those of their ground truths;
+                        ``_hole``: of the holes' bounding squares. Fewer than 10,000 photos bias FID upwards (it then
+                        compares only methods of one TestSet): lead with KID, which has no bias. KID leaves out each
+                        composite's pair with its own ground truth, so the ground truth scores 0
 sharpness     near 1    |Laplacian| of the prediction over that of the truth, each summed over the inner hole
 seam          near 0    mean |jump| across the hole's edge, less the truth's; a fraction of the range
 ============= ========= ============================================================================================
 """
 
+import gzip
 import io
 import sys
 import time
@@ -36,12 +38,17 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm.auto import tqdm
 
-from inpaintlib import DATA, BadInput, Inpainter, files, pretrained
+from inpaintlib import DATA, RESULTS, BadInput, Inpainter, files, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
+from inpaintlib.methods import classical
 
 FEATURES = DATA / "prepared" / "features"
+TRIVIAL_FILLS = RESULTS / "trivial_fills"
 NETWORKS = ("lpips", "inception")
+TRIVIAL = {"grey": "mid-grey", "mean_colour": "mean colour", "membrane": "membrane", "telea": "Telea"}
+"""The fills that no network may lose to: their key in `classical.FILLS` and the name of their arm in tables."""
+OF_MACHINE = ("images_per_second", "seconds", "peak_memory_gb")
 GREY_LEVEL = 1 / 255
 RANGE_TOLERANCE = 1e-3  # of [0, 1]: less than what quantisation erases
 
@@ -80,7 +87,11 @@ def _decibel(error: Tensor, pixels: Tensor) -> Tensor:
 
 
 def ssim(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Structural similarity (B,) in [-1, 1], torchmetrics' map averaged over the photo, or within ``mask``."""
+    """Structural similarity (B,) in [-1, 1], torchmetrics' map averaged over the photo, or within ``mask``.
+
+    The map's border, which sees mirrored padding, is averaged in: at 128 px that gives about .03 more than the usual
+    average over the map cropped by the window's 5 px, because the known border of a composite scores 1.
+    """
     return _mean(_ssim_map(prediction, truth), mask)
 
 
@@ -140,8 +151,10 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 def inception_score(logits: Tensor) -> float:
     """exp of the mean Kullback-Leibler divergence of photos' class probabilities from their mean, of logits (n, k).
 
-    Salimans et al. 2016: from 1 (all photos alike, or none recognised) to k; no truth enters it. The partial
-    convolution paper's "IScore" is lower for better and something else.
+    Salimans et al. 2016: from 1 (all photos alike, or none recognised) to k; higher is better; no ground truth enters.
+    Of its variants: the logits are the whole last layer's with its bias (1008 outputs), which the first TensorFlow code
+    left out, and all photos are one set, not a mean over ten splits. The "IScore" of Liu 2018 is lower for better and
+    something else.
     """
     log_p = logits.double().log_softmax(1)
     log_mean = log_p.logsumexp(0) - np.log(len(logits))
@@ -165,25 +178,38 @@ def fid(first: Tensor, second: Tensor) -> float:
     return float(distance - 2 * torch.linalg.svdvals(factors[0] @ factors[1].T).sum())
 
 
-def kid(first: Tensor, second: Tensor) -> float:
+def kid(first: Tensor, second: Tensor, paired: bool = False) -> float:
     """Kernel distance of features (n, d) and (m, d): the unbiased squared MMD with the kernel (x.y / d + 1)^3
     (Bińkowski et al. 2018, Eq. 4), which may fall below 0.
 
     All pairs of photos enter. The usual mean over random subsets of 1000 estimates this number; the whole needs no
-    seed. Raises BadInput for fewer than 2 photos.
+    seed. ``paired``: photo i of both sets is one photo, as a composite and its own ground truth are; then the pairs
+    i = j are left out between the sets as they are within them, and a set's distance to itself is exactly 0 (Gretton
+    et al. 2012, Eq. 4). With them it would be negative, because each photo is most like itself.
+
+    Raises BadInput for fewer than 2 photos, and for paired sets of different sizes.
     """
     _check_features(first, second)
+    if paired and len(first) != len(second):
+        raise BadInput(f"paired sets have as many photos each, not {len(first)} and {len(second)}.")
     x, y = first.double(), second.double()
-    within = sum((_kernel_sum(f, f) - _kernel(f.square().sum(1), f).sum()) / (len(f) * (len(f) - 1)) for f in (x, y))
-    return float(within - 2 * _kernel_sum(x, y) / (len(x) * len(y)))
+    between = _mean_of_pairs(x, y) if paired else _kernel_sum(x, y) / (len(x) * len(y))
+    return float(_mean_of_pairs(x, x) + _mean_of_pairs(y, y) - 2 * between)
 
 
-def _kernel(products: Tensor, features: Tensor) -> Tensor:
-    return (products / features.shape[1] + 1) ** 3
+def kernel(first: Tensor, second: Tensor) -> Tensor:
+    """KID's kernel of each feature of (n, d) with each of (m, d): (n, m)."""
+    return (first @ second.T / first.shape[1] + 1) ** 3
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    return sum(_kernel(rows @ y.T, y).sum() for rows in x.split(1024))
+    return sum(kernel(rows, y).sum() for rows in x.split(1024))
+
+
+def _mean_of_pairs(x: Tensor, y: Tensor) -> Tensor:
+    """The kernel's mean over all pairs of different photos, of two sets of n."""
+    n, alike = len(x), ((x * y).sum(1) / x.shape[1] + 1) ** 3
+    return (_kernel_sum(x, y) - alike.sum()) / (n * (n - 1))
 
 
 def _check_features(first: Tensor, second: Tensor) -> None:
@@ -221,14 +247,14 @@ class Evaluation(dict):
     """Metric name -> number, as in metrics.json, with the measurements behind them.
 
     Attributes:
-        per_image: a row for each photo: id, hole_ratio, pixels, and its mse, psnr, ssim, l1 (each also ``_hole``),
-            laplacian and laplacian_truth (sums over the inner hole), sharpness, seam, lpips.
-        composites: the completed photos, uint8 (n, 3, H, W), on the CPU.
+        per_image: a row for each photo: id, picture, hole_ratio, pixels, and its mse, psnr, ssim, l1 (each also
+            ``_hole``), laplacian and laplacian_truth (sums over the inner hole), sharpness, seam, lpips.
+        composites: the completed photos, uint8 (n, 3, H, W), on the CPU; None where they were not kept.
         features: with "inception", Inception's of the composites and of the true photos, (n, 2048) both, by the ending
             of the metrics that are made of them ("" and "_hole").
     """
 
-    def __init__(self, metrics: dict, per_image: pd.DataFrame, composites: Tensor):
+    def __init__(self, metrics: dict, per_image: pd.DataFrame, composites: Tensor | None = None):
         super().__init__(metrics)
         self.per_image = per_image
         self.composites = composites
@@ -257,7 +283,7 @@ def evaluate(
 
     Besides the metrics: ``images_per_second`` of the inpainter alone (the median batch, so that warming up does not
     count), ``seconds`` of the whole evaluation, ``peak_memory_gb`` (GiB; of the GPU while inpainting, or of this
-    process so far), ``test_set`` (hash) and ``n_photos``.
+    process so far), ``test_set`` (hash), ``n_photos`` and ``n_pictures``.
 
     Raises BadInput for an unknown network, and when the inpainter returns another shape, numbers that are not finite or
     outside [0, 1], or known pixels that differ from the photo's.
@@ -273,7 +299,7 @@ def evaluate(
     composites, rows, features, speeds, peaks, done = [], [], [], [], [0.0], 0
     with torch.no_grad(), tqdm(total=len(test_set), unit="photo", disable=not progress) as bar:
         for photos, mask in test_set.batches(batch, device):
-            ids = test_set.ids[done : done + len(photos)]
+            ids, pictures = (names[done : done + len(photos)] for names in (test_set.ids, test_set.pictures))
             before = time.perf_counter()
             filled = inpainter(photos.clone(), mask.clone())
             if device.type == "cuda":
@@ -283,19 +309,19 @@ def evaluate(
             _check_contract(filled, photos, mask, ids)
             composite = quantise(filled.float())
             composites.append(composite.mul(255).round().byte().cpu())
-            rows.append(_measure(composite, photos, mask, "lpips" in networks).assign(id=ids))
+            rows.append(_measure(composite, photos, mask, "lpips" in networks).assign(id=ids, picture=pictures))
             if network:
                 features.append(_features(network, composite, mask))
             done += len(photos)
             bar.update(len(photos))
 
     per_image = pd.concat(rows, ignore_index=True)
-    per_image.insert(0, "id", per_image.pop("id"))
+    per_image = per_image[["id", "picture", *per_image.columns.drop(["id", "picture"])]]
     metrics, pairs = summarise(per_image), {}
     if network:
         for where, ours in _join(features).items():
             pairs[where] = ours, _truth_features(network, test_set, batch, device)[where]
-            metrics[f"fid{where}"], metrics[f"kid{where}"] = fid(*pairs[where]), kid(*pairs[where])
+            metrics[f"fid{where}"], metrics[f"kid{where}"] = fid(*pairs[where]), kid(*pairs[where], paired=True)
         if layer := pretrained.classifier():
             metrics["inception_score"] = inception_score(layer(pairs[""][0].float()))
     metrics |= {
@@ -312,7 +338,8 @@ def evaluate(
 def summarise(per_image: pd.DataFrame) -> dict[str, float]:
     """The metrics of a set of photos from the rows of its photos.
 
-    Means of photos, but for the pooled PSNRs (of all their pixels), sharpness (ratio of sums) and ``n_photos``.
+    Means of photos, but for the pooled PSNRs (of all their pixels), sharpness (ratio of sums), ``n_photos`` and
+    ``n_pictures``, from which these were cut.
     """
     pixels, hole = per_image["pixels"], per_image["pixels"] * per_image["hole_ratio"]
     means = ["hole_ratio", "psnr", "psnr_hole", "ssim", "ssim_hole", "l1", "l1_hole", "lpips", "seam"]
@@ -322,24 +349,61 @@ def summarise(per_image: pd.DataFrame) -> dict[str, float]:
         metrics[name] = float(_decibel(torch.tensor(mean), torch.tensor(weight.sum(), dtype=torch.float64)))
     of_truth = per_image["laplacian_truth"].sum()
     metrics["sharpness"] = float(per_image["laplacian"].sum() / of_truth) if of_truth else float("nan")
-    return metrics | {"n_photos": len(per_image)}
+    return metrics | {"n_photos": len(per_image), "n_pictures": per_image["picture"].nunique()}
 
 
-def by_hole_ratio(
-    per_image: pd.DataFrame, bins: Sequence[float] = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-) -> pd.DataFrame:
-    """``summarise`` in bins of the hole's share of the photo, (low, high] as in the PartialConv paper: a row for each
-    bin that has photos, with ``hole_low`` and ``hole_high``.
+def measure_trivial_fills(
+    test_set: TestSet, networks: Sequence[str] = (), device: str | torch.device | None = None
+) -> dict[str, Evaluation]:
+    """The `Evaluation` of each fill of ``TRIVIAL`` by its arm's name, without composites, features, times and memory.
 
-    Raises BadInput when a photo lies in no bin: none is left out silently.
+    What was measured is kept in ``results/trivial_fills/<first 16 digits of the test set's hash>/``, all numbers to 6
+    digits: metrics.json, {arm: {metric: value}}, and per_image.csv.gz, of which the first column is ``arm``. It is read
+    again when it has these ``networks`` and pictures; otherwise all fills are measured again (with the networks of then
+    too, for these pictures). Several processes may call this at once. Raises BadInput as `evaluate` does.
     """
-    which = np.searchsorted(np.asarray(bins), per_image["hole_ratio"], side="left")
-    outside = (which == 0) | (which == len(bins))
-    if outside.any():
-        example = per_image["hole_ratio"][outside].iloc[0]
-        raise BadInput(f"{outside.sum()} photos have holes outside the bins {list(bins)}, such as {example:.4f}.")
-    rows = [{"hole_low": bins[i - 1], "hole_high": bins[i], **summarise(part)} for i, part in per_image.groupby(which)]
-    return pd.DataFrame(rows)
+    folder = TRIVIAL_FILLS / test_set.hash[:16]
+    with files.lock(folder):
+        kept, there = _read_trivial_fills(folder, test_set)
+        if not (set(TRIVIAL.values()) <= set(kept) and set(networks) <= there):
+            wanted, metrics, rows = [name for name in NETWORKS if name in {*there, *networks}], {}, []
+            for fill, arm in TRIVIAL.items():
+                found = evaluate(classical.FILLS[fill], test_set, networks=wanted, device=device)
+                metrics[arm] = {name: _to_6_digits(value) for name, value in found.items() if name not in OF_MACHINE}
+                rows.append(found.per_image.assign(arm=arm))
+            table = pd.concat(rows).pipe(lambda t: t[["arm", *t.columns.drop("arm")]])
+            text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+            files.write_atomically(folder / "per_image.csv.gz", gzip.compress(text.encode(), mtime=0))
+            files.write_json(folder / "metrics.json", metrics)  # last: its presence says that all is there
+            kept, _ = _read_trivial_fills(folder, test_set)
+    return {arm: kept[arm] for arm in TRIVIAL.values()}
+
+
+def _read_trivial_fills(folder: Path, test_set: TestSet) -> tuple[dict[str, Evaluation], set[str]]:
+    """What is kept of a test set with these pictures, by arm, and the networks that all of it was measured with."""
+    try:
+        metrics = files.read_json(folder / "metrics.json")
+        rows = dict(list(pd.read_csv(folder / "per_image.csv.gz").groupby("arm")))
+        kept = {
+            arm: Evaluation(of, rows[arm].drop(columns="arm").reset_index(drop=True)) for arm, of in metrics.items()
+        }
+        if any(list(one.per_image["picture"].astype(str)) != list(test_set.pictures) for one in kept.values()):
+            return {}, set()
+    except (
+        BadInput,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ):  # absent or damaged: it is measured again
+        return {}, set()
+    signs = {"lpips": "lpips", "inception": "kid"}
+    return kept, {network for network, sign in signs.items() if kept and all(sign in one for one in kept.values())}
+
+
+def _to_6_digits(value: float | str) -> float | str:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _measure(prediction: Tensor, truth: Tensor, mask: Tensor, with_lpips: bool) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def test_known_pixels_are_kept_and_the_hole_is_not_looked_at(fill):
     assert 0 <= filled.min() <= filled.max() <= 1
 
 
-@every_fill
+@pytest.mark.parametrize("fill", [fill for fill in classical.FILLS.values() if fill is not classical.grey])
 def test_an_even_colour_is_restored_up_to_the_border(fill):
     photos = torch.tensor([51, 102, 204]).view(1, 3, 1, 1).expand(4, 3, 24, 24) / 255
     mask = masks.half(4, 24, 0)
@@ -38,6 +38,25 @@ def test_an_even_colour_is_restored_up_to_the_border(fill):
 def test_biharmonic_continues_a_ramp_exactly():
     photos, mask = ramps(), masks.centre(1, 24, hole=10)
     torch.testing.assert_close(classical.biharmonic(torch.where(mask, 0.0, photos), mask), photos, atol=1e-4, rtol=0)
+
+
+def test_grey_is_one_half_and_mean_colour_the_mean_of_the_known_pixels():
+    photos, mask = torch.rand(3, 3, 24, 24), masks.random_block(3, 24, 0)
+    grey, mean = classical.grey(photos, mask), classical.mean_colour(photos, mask)
+    for i in range(3):
+        hole = mask[i, 0]
+        assert (grey[i][:, hole] == 0.5).all()
+        expected = photos[i][:, ~hole].mean(1, keepdim=True)
+        torch.testing.assert_close(mean[i][:, hole], expected.expand(-1, hole.sum()))
+
+
+def test_a_membrane_continues_a_ramp_and_each_of_its_pixels_is_the_mean_of_its_neighbours():
+    photos, mask = torch.cat([ramps(), torch.rand(1, 3, 24, 24)]), masks.centre(2, 24)
+    filled = classical.membrane(photos, mask)
+    torch.testing.assert_close(filled[0], photos[0], atol=1e-6, rtol=0)
+    neighbours = sum(filled.roll(shift, axis) for axis in (2, 3) for shift in (1, -1)) / 4
+    hole = mask.expand_as(photos)  # the centre: no neighbour is outside
+    torch.testing.assert_close(filled[hole], neighbours[hole], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,13 @@ def test_set() -> TestSet:
 @pytest.fixture(autouse=True)
 def own_features(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "FEATURES", tmp_path / "features")
+    monkeypatch.setattr(metrics, "TRIVIAL_FILLS", tmp_path / "trivial_fills")
     monkeypatch.setattr(pretrained, "classifier", lambda: None)
+
+
+def some(test_set, n: int, pictures=None) -> TestSet:
+    """Its first n photos."""
+    return TestSet.make("", test_set.photos[:n], test_set.masks()[:n], test_set.ids[:n], pictures)
 
 
 def truth_and_mask(test_set) -> tuple[torch.Tensor, torch.Tensor]:
@@ -236,6 +242,30 @@ def test_kid_by_hand():
     assert metrics.kid(x, y) == pytest.approx(1 + 7**3 - 2 * (1 + 1 + 3**3 + 4**3) / 4)
 
 
+def test_paired_kid_leaves_each_photos_pair_with_itself_out():
+    generator = torch.Generator().manual_seed(4)
+    x, noise = torch.rand(2, 30, 5, generator=generator, dtype=torch.float64)
+    assert metrics.kid(x, x, paired=True) == 0
+    assert metrics.kid(x, x) < 0
+    y, others = x + 0.1 * noise, ~torch.eye(30, dtype=torch.bool)
+    within = (metrics.kernel(x, x) + metrics.kernel(y, y))[others].mean()
+    expected = (within - 2 * metrics.kernel(x, y)[others].mean()).item()
+    assert metrics.kid(x, y, paired=True) == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(BadInput, match="paired sets have as many photos each, not 30 and 29"):
+        metrics.kid(x, y[1:], paired=True)
+
+
+def test_paired_kid_is_unbiased():
+    """Pairs that are alike, x and x + independent noise: the MMD of d = 1 is known from the moments of both."""
+    generator, kids = torch.Generator().manual_seed(5), []
+    for _ in range(300):
+        x = torch.randn(20, 1, generator=generator, dtype=torch.float64)
+        y = x + torch.randn(20, 1, generator=generator, dtype=torch.float64)
+        kids.append(metrics.kid(x, y, paired=True))
+    # E k = 1 + 3 m1^2 + 3 m2^2 + m3^2 with the moments' differences: m1 = m3 = 0, m2 = 2 - 1
+    assert abs(np.mean(kids) - 3) < 3 * np.std(kids) / 300**0.5
+
+
 class AsFeatures(nn.Module):
     """Pixels are the features: torchmetrics' metrics without a network."""
 
@@ -267,6 +297,7 @@ def test_fid_of_a_shifted_hole_through_a_network_that_is_known(test_set, monkeyp
     assert result["fid_hole"] == pytest.approx(3 * shift**2, rel=1e-3)
     perfectly = metrics.evaluate(perfect, centre, networks=("inception",))
     assert perfectly["fid"] == pytest.approx(0, abs=1e-6)
+    assert perfectly["kid"] == perfectly["kid_hole"] == 0
 
 
 def test_inception_score_has_its_closed_forms():
@@ -304,7 +335,7 @@ def test_fid_and_kid_of_photos_agree_with_pytorch_fid_and_torchmetrics(test_set)
         network = pretrained.inception()
     except BadInput as error:
         pytest.skip(f"without network and weights: {error}")
-    test_set = test_set.subset(range(6))
+    test_set = some(test_set, 6)
     result = metrics.evaluate(mean_fill, test_set)
     truth, composites = test_set.photos / 255, result.composites / 255
     with torch.no_grad():
@@ -315,7 +346,8 @@ def test_fid_and_kid_of_photos_agree_with_pytorch_fid_and_torchmetrics(test_set)
     kid = KernelInceptionDistance(feature=AsFeatures(2048), subsets=1, subset_size=6)
     for part, real in zip(features.chunk(2), (True, False), strict=True):
         kid.update(part.view(6, 2, 32, 32), real=real)
-    assert result["kid"] == pytest.approx(kid.compute()[0].item(), rel=1e-3)
+    assert metrics.kid(*result.features[""]) == pytest.approx(kid.compute()[0].item(), rel=1e-3)
+    assert result["kid"] == metrics.kid(*result.features[""], paired=True)
     assert result["fid_hole"] > result["fid"] > 0
     assert result["lpips"] == pytest.approx(pretrained.lpips()(composites, truth).mean().item(), rel=1e-4)
 
@@ -341,7 +373,7 @@ def test_metrics_have_the_names_of_the_format(test_set, monkeypatch):
     monkeypatch.setattr(pretrained, "lpips", lambda net, device: lambda a, b: (a - b).abs().mean((1, 2, 3)))
     result = metrics.evaluate(mean_fill, test_set)
     names = """psnr psnr_hole psnr_pooled psnr_hole_pooled ssim ssim_hole l1 l1_hole lpips fid fid_hole kid kid_hole
-        sharpness seam images_per_second seconds peak_memory_gb test_set n_photos hole_ratio"""
+        sharpness seam images_per_second seconds peak_memory_gb test_set n_photos n_pictures hole_ratio"""
     assert set(result) == set(names.split())
     assert result["test_set"] == test_set.hash
     assert result["n_photos"] == len(result.per_image) == len(result.composites) == 12
@@ -415,16 +447,62 @@ def test_unknown_networks_and_single_photos_are_refused(test_set, monkeypatch):
         metrics.evaluate(mean_fill, test_set, networks=("vgg",))
     monkeypatch.setattr(pretrained, "inception", lambda device: MeanColour())
     with pytest.raises(BadInput, match="at least 2 photos on each side, not 1 and 1"):
-        metrics.evaluate(mean_fill, test_set.subset([0]), networks=("inception",))
+        metrics.evaluate(mean_fill, some(test_set, 1), networks=("inception",))
 
 
-def test_bins_of_the_hole_ratio(test_set):
-    rows = metrics.evaluate(mean_fill, test_set, networks=()).per_image
-    table = metrics.by_hole_ratio(rows, bins=(0, 0.1, 0.25, 1))
-    assert table.n_photos.sum() == 12
-    quarter = table[table.hole_high == 0.25].iloc[0]  # a centre hole is exactly a quarter: (low, high] holds it
-    members = rows[(rows.hole_ratio > 0.1) & (rows.hole_ratio <= 0.25)]
-    assert quarter.n_photos == len(members) >= 6
-    assert quarter.psnr_hole == pytest.approx(members.psnr_hole.mean())
-    with pytest.raises(BadInput, match=r"photos have holes outside the bins \[0\.3, 1\], such as 0\.2500"):
-        metrics.by_hole_ratio(rows, bins=(0.3, 1))
+# Trivial fills --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(test_set) -> TestSet:
+    """Four photos of two pictures."""
+    return some(test_set, 4, pictures=["a", "a", "b", "b"])
+
+
+def counted(monkeypatch) -> list:
+    calls, evaluate = [], metrics.evaluate
+    monkeypatch.setattr(metrics, "evaluate", lambda *args, **more: calls.append(args) or evaluate(*args, **more))
+    return calls
+
+
+def test_trivial_fills_are_what_evaluate_says_of_them(few):
+    found = metrics.measure_trivial_fills(few)
+    assert list(found) == ["mid-grey", "mean colour", "membrane", "Telea"]
+    expected = metrics.evaluate(mean_fill, few, networks=())
+    for name in ("psnr_hole", "psnr_hole_pooled", "ssim", "seam", "n_photos", "n_pictures", "test_set"):
+        assert found["mean colour"][name] == pytest.approx(expected[name], rel=1e-4)
+    assert not {"seconds", "images_per_second", "peak_memory_gb"} & set(found["mean colour"])
+    rows = found["mean colour"].per_image
+    pd.testing.assert_frame_equal(rows, expected.per_image, rtol=1e-4, check_dtype=False)
+    assert list(rows.picture) == list("aabb")
+
+
+def test_trivial_fills_are_measured_once_and_written_to_the_same_bytes(few, monkeypatch):
+    calls = counted(monkeypatch)
+    first = metrics.measure_trivial_fills(few)
+    folder = metrics.TRIVIAL_FILLS / few.hash[:16]
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(content) == ["metrics.json", "per_image.csv.gz"]
+    assert metrics.measure_trivial_fills(few) == first
+    assert len(calls) == 4
+    for damage in (b"half a", b"[1]", b'{"mid-grey": 1}'):
+        (folder / "metrics.json").write_bytes(damage)
+        assert metrics.measure_trivial_fills(few) == first
+    assert len(calls) == 16
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+    table = pd.read_csv(folder / "per_image.csv.gz")
+    assert list(table.columns[:3]) == ["arm", "id", "picture"]
+    assert len(table) == 16
+
+
+def test_trivial_fills_are_measured_again_for_more_networks_or_other_pictures(few, monkeypatch):
+    monkeypatch.setattr(pretrained, "inception", lambda device: MeanColour())
+    metrics.measure_trivial_fills(few)
+    calls = counted(monkeypatch)
+    assert metrics.measure_trivial_fills(few, ["inception"])["Telea"]["fid"] > 0
+    assert len(calls) == 4
+    assert "kid" in metrics.measure_trivial_fills(few)["Telea"]  # fewer networks: what is there is read
+    assert len(calls) == 4
+    others = metrics.measure_trivial_fills(some(few, 4, pictures=list("aabc")))
+    assert len(calls) == 8
+    assert others["Telea"]["n_pictures"] == 3

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ def test_photos_and_masks_come_back(test_set, parts):
     assert test_set.packed.nbytes == 7 * 15  # 117 px in 15 bytes
     assert torch.equal(test_set.masks([5, 2]), holes[[5, 2]])
     assert torch.equal(test_set.photos01(slice(1, 3)), photos[1:3] / 255)
-    assert repr(test_set) == f"TestSet 'demo': 7 photos of 9×13 px, hash {test_set.short_hash}"
+    assert repr(test_set) == f"TestSet 'demo': 7 photos of 9×13 px from 7 pictures, hash {test_set.short_hash}"
 
 
 def test_batches_are_in_order_and_complete(test_set, parts):
@@ -56,7 +55,7 @@ def test_the_set_is_frozen(test_set, parts):
     for batch, mask in test_set.batches():
         batch.zero_()
         mask.zero_()
-    assert TestSet(test_set.name, test_set.photos, test_set.packed, test_set.ids).hash == before
+    assert TestSet(test_set.name, test_set.photos, test_set.packed, test_set.ids, test_set.pictures).hash == before
     with pytest.raises(AttributeError):
         test_set.name = "other"
 
@@ -81,79 +80,17 @@ def test_hash_changes_with_a_pixel_a_mask_bit_an_id_or_the_shape_but_not_with_th
         TestSet.make("demo", photos, bit, ids),
         TestSet.make("demo", photos, holes, ids[:-1] + ["photo 6.JPG"]),
         TestSet.make("demo", photos.view(7, 3, 13, 9), holes.view(7, 1, 13, 9), ids),
-        test_set.subset([1, 0, 2, 3, 4, 5, 6]),
+        TestSet.make("demo", photos.flip(0), holes.flip(0), ids[::-1]),
     ]
     assert len({test_set.hash, *(other.hash for other in others)}) == 6
 
 
-def test_subset(test_set, parts):
-    photos, holes, ids = parts
-    for indices in ([4, 1], torch.tensor([4, 1]), np.array([4, 1])):
-        part = test_set.subset(indices)
-        assert part.ids == (ids[4], ids[1])
-        assert torch.equal(part.photos, photos[[4, 1]])
-        assert torch.equal(part.masks(), holes[[4, 1]])
-    assert test_set.subset(slice(None)).hash == test_set.hash
-    assert test_set.subset(slice(2)).hash == TestSet.make("", photos[:2], holes[:2], ids[:2]).hash
-    assert test_set.subset(test_set.masks().float().mean((1, 2, 3)) > 0.0).hash == test_set.hash
-
-
-def test_save_and_load(test_set, tmp_path):
-    path = tmp_path / "set.npz"
-    path.write_text("what was there before")
-    test_set.save(path)
-    loaded = TestSet.load(path)
-    assert (loaded.name, loaded.ids, loaded.hash) == (test_set.name, test_set.ids, test_set.hash)
-    assert torch.equal(loaded.photos, test_set.photos)
-    assert torch.equal(loaded.masks(), test_set.masks())
-    assert os.listdir(tmp_path) == ["set.npz"]
-    np.load(path, allow_pickle=False)["header"]
-
-
-def test_a_failed_save_leaves_the_old_file(test_set, tmp_path, monkeypatch):
-    path = tmp_path / "set.npz"
-    test_set.save(path)
-
-    def full(file, **arrays):
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(BadInput, match=r"set\.npz: the test set could not be written .*No space left"):
-        test_set.subset([0]).save(path)
-    assert TestSet.load(path).hash == test_set.hash
-    assert os.listdir(tmp_path) == ["set.npz"]
-    with pytest.raises(BadInput, match="could not be written"):
-        test_set.save(tmp_path / "no folder" / "set.npz")
-
-
-def test_load_refuses_missing_foreign_and_damaged_files(test_set, tmp_path):
-    path = tmp_path / "set.npz"
-    with pytest.raises(BadInput, match=r"set\.npz: there is no such test set"):
-        TestSet.load(path)
-    test_set.save(path)
-    whole = path.read_bytes()
-
-    arrays = dict(np.load(path))
-    arrays["photos"][3, 1, 4, 5] ^= 1
-    np.savez(path, **arrays)
-    with pytest.raises(BadInput, match=r"set\.npz: its content does not have the hash"):
-        TestSet.load(path)
-
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
-    for content in (whole[: len(whole) // 2], whole[:-1], bytes(flipped), b"", b"no test set"):
-        path.write_bytes(content)
-        with pytest.raises(BadInput, match=r"set\.npz: is no whole file that TestSet\.save wrote"):
-            TestSet.load(path)
-    for foreign in ({"a": np.zeros(3)}, {"header": np.array("[1]"), "photos": np.zeros(1), "masks": np.zeros(1)}):
-        np.savez(path, **foreign)
-        with pytest.raises(BadInput, match=r"set\.npz: is no whole file that TestSet\.save wrote"):
-            TestSet.load(path)
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3))
-    with pytest.raises(BadInput, match=r"set\.npz: is no whole file that TestSet\.save wrote"):
-        TestSet.load(path)
+def test_pictures_are_the_ids_unless_told_and_do_not_enter_the_hash(test_set, parts):
+    assert test_set.pictures == test_set.ids
+    cut = TestSet.make("demo", *parts, pictures=list("aabbbcc"))
+    assert cut.pictures == tuple("aabbbcc")
+    assert cut.hash == test_set.hash
+    assert "7 photos of 9×13 px from 3 pictures" in repr(cut)
 
 
 def test_make_says_what_is_wrong(parts):
@@ -162,7 +99,8 @@ def test_make_says_what_is_wrong(parts):
         ((photos.float(), holes, ids), r"photos are torch\.float32 \(7, 3, 9, 13\): give uint8"),
         ((photos[:, :1], holes, ids), r"photos are torch\.uint8 \(7, 1, 9, 13\): give"),
         ((photos, masks.centre(7, 9), ids), r"the photos need \(7, 1, 9, 13\)"),
-        ((photos, holes, ids[1:]), "6 ids for 7 photos"),
+        ((photos, holes, ids[1:]), "6 ids for 7 photos: give one of them for each photo"),
+        ((photos, holes, ids, ["a"]), "1 pictures for 7 photos: give one of them for each photo"),
         ((photos, holes, ids[:-1] + ids[:1]), r"the id 'photo 0\.jpg' occurs twice"),
         ((photos, torch.zeros_like(holes), ids), "has no hole"),
     ]:

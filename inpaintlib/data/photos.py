@@ -7,9 +7,10 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from inpaintlib.files import lock, read_json, reason, write_atomically, write_js
 RULES = ("squash", "crop", "multiscale")
 CROPS = {"train": 40, "test": 8}  # multiscale crops of a photo
 SMALLEST = 1 / 3  # side of the smallest multiscale crop, relative to the photo's short side
+CROP_BOX = re.compile(r"#\d+,\d+,\d+,\d+$")  # at the end of a multiscale crop's id
 FORMAT = 1  # raised when a change here makes the arrays on disk stale
 CHUNK = 32  # photos a job
 GPU_SHARE = 0.5  # of the free device memory that photos may fill; above it they stream
@@ -41,6 +43,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 class Photos:
     """Prepared photos of one split: ``array`` (n, 3, S, S) uint8, read-only and memory-mapped, and their n ``ids``.
 
+    ``pictures`` names the file that each photo was cut from: its id without the crop box.
     Further channels, such as structure images, are served and mirrored with the photos that they lie behind.
     """
 
@@ -51,10 +54,41 @@ class Photos:
     def __len__(self) -> int:
         return len(self.array)
 
-    def spread(self, n: int = 0) -> tuple[Tensor, list[str]]:
-        """n photos (0: all) evenly spaced over the whole, uint8 (n, 3, S, S) in memory of their own, and their ids."""
-        rows = np.linspace(0, len(self) - 1, min(n or len(self), len(self))).round().astype(int)
-        return torch.from_numpy(self.array[rows]), [self.ids[row] for row in rows]
+    @property
+    def pictures(self) -> list[str]:
+        return [CROP_BOX.sub("", id) for id in self.ids]
+
+    def spread(self, n: int = 0) -> tuple[Tensor, list[str], list[str]]:
+        """n photos (0: all) spread evenly over the pictures, in their order: uint8 (n, 3, S, S) in memory of their own,
+        their ids and their pictures.
+
+        Each picture gives as many photos as any other, or one more; those of one picture are evenly spaced in it.
+        """
+        rows = _even_rows(self.pictures, n)
+        ids, pictures = ([names[row] for row in rows] for names in (self.ids, self.pictures))
+        return torch.from_numpy(self.array[rows]), ids, pictures
+
+
+def _even_rows(pictures: Sequence[str], n: int) -> list[int]:
+    """n rows (0: all) in ascending order: one of each picture before a second one of any."""
+    rows = defaultdict(list)
+    for row, picture in enumerate(pictures):
+        rows[picture].append(row)
+    ranked = [
+        (turn, order, row)
+        for order, own in zip(_scattered(len(rows)), rows.values(), strict=True)
+        for turn, row in zip(_scattered(len(own)), own, strict=True)
+    ]
+    return sorted(row for _, _, row in sorted(ranked)[: n or None])
+
+
+def _scattered(n: int) -> list[int]:
+    """A rank for each of n things in a row, such that those of the lowest ranks, however many, are evenly spaced.
+
+    The numbers i of which the fractional part of i times the golden ratio is below a bound have gaps of at most three
+    lengths (Steinhaus's theorem).
+    """
+    return np.argsort(np.argsort(np.arange(n) * 0.6180339887498949 % 1)).tolist()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Classical fills, which learn nothing: diffusion and fast marching from the hole's edge inwards.
+"""Fills that learn nothing: one colour, or diffusion and fast marching from the hole's edge inwards.
 
-The paper's own classical baseline, PatchMatch, is in none of the libraries kept here, so it is not offered.
+All are Inpainters and raise BadInput for a mask that `masks.check` refuses. Liu 2018's own classical baseline,
+PatchMatch, is in none of the libraries kept here, so it is not offered.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,35 @@ from torch import Tensor
 
 from inpaintlib import BadInput, Inpainter
 from inpaintlib.data import masks
+from inpaintlib.methods import poisson
+
+
+def grey(photos: Tensor, mask: Tensor) -> Tensor:
+    """Mid-grey, .5 in every channel."""
+    masks.check(mask, photos)
+    return torch.where(mask, 0.5, photos)
+
+
+def mean_colour(photos: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each photo's known pixels: of all fills of one colour the one that fits what is known best."""
+    masks.check(mask, photos)
+    known = ~mask
+    mean = (photos * known).sum((2, 3), keepdim=True, dtype=torch.float64) / known.sum((2, 3), keepdim=True)
+    return torch.where(mask, mean.to(photos).clamp(0, 1), photos)
+
+
+def membrane(photos: Tensor, mask: Tensor) -> Tensor:
+    """The solution of Laplace's equation: each hole pixel is the mean of its neighbours inside the photo.
+
+    `poisson.blend` of a source without gradients. One sparse factorisation for each different mask.
+    """
+    return poisson.blend(photos, torch.zeros_like(photos), mask)
 
 
 def telea(photos: Tensor, mask: Tensor, radius: float = 3) -> Tensor:
     """Fast marching (Telea 2004, OpenCV): each pixel is a weighted mean of what is known within ``radius`` px.
 
-    An Inpainter on 8 bits a channel. Raises BadInput for a mask that `masks.check` refuses, or a radius below 1.
+    On 8 bits a channel. Raises BadInput also for a radius below 1.
     """
     return _opencv(photos, mask, radius, cv2.INPAINT_TELEA)
 
@@ -32,12 +56,19 @@ def navier_stokes(photos: Tensor, mask: Tensor, radius: float = 3) -> Tensor:
 def biharmonic(photos: Tensor, mask: Tensor) -> Tensor:
     """The smoothest surface through the known pixels (biharmonic equation, Damelin 2018, scikit-image).
 
-    An Inpainter. One sparse solve a connected hole. Raises BadInput for a mask that `masks.check` refuses.
+    One sparse solve for each connected hole.
     """
     return _each(lambda photo, hole: inpaint_biharmonic(photo, hole, channel_axis=-1), photos, mask)
 
 
-FILLS: dict[str, Inpainter] = {"telea": telea, "navier_stokes": navier_stokes, "biharmonic": biharmonic}
+FILLS: dict[str, Inpainter] = {
+    "grey": grey,
+    "mean_colour": mean_colour,
+    "membrane": membrane,
+    "telea": telea,
+    "navier_stokes": navier_stokes,
+    "biharmonic": biharmonic,
+}
 
 
 def _opencv(photos: Tensor, mask: Tensor, radius: float, method: int) -> Tensor:
