@@ -383,11 +383,12 @@ def _read_trivial_fills(folder: Path, test_set: TestSet) -> tuple[dict[str, Eval
     """What is kept of a test set with these pictures, by arm, and the networks that all of it was measured with."""
     try:
         metrics = files.read_json(folder / "metrics.json")
-        rows = dict(list(pd.read_csv(folder / "per_image.csv.gz").groupby("arm")))
+        table = pd.read_csv(folder / "per_image.csv.gz", dtype={"id": str, "picture": str})
+        rows = dict(list(table.groupby("arm")))
         kept = {
             arm: Evaluation(of, rows[arm].drop(columns="arm").reset_index(drop=True)) for arm, of in metrics.items()
         }
-        if any(list(one.per_image["picture"].astype(str)) != list(test_set.pictures) for one in kept.values()):
+        if any(list(one.per_image["picture"]) != list(test_set.pictures) for one in kept.values()):
             return {}, set()
     except (
         BadInput,
