@@ -1,13 +1,15 @@
-"""How fast: ``python -m inpaintlib bench NAME`` times a study's training step beside a plain one, in the same run.
+"""How fast: ``python -m inpaintlib bench NAME`` times a method's training step beside a plain one, in the same run.
 
 Each benchmark writes its rows into ``results/bench.csv``: bench, case, device, value, unit, baseline, ratio. Values are
-medians; fast and plain steps take turns, so that a machine that slows down slows both.
+medians; fast and plain steps take turns, so that a machine that slows down slows both. ``bench study`` times the whole
+of ``make study``. The plain arms are also the second implementations that tests compare the fast steps with.
 """
 
-import copy
 import gc
-import itertools
+import os
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -17,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inpaintlib
-from inpaintlib import BadInput, pretrained
+from inpaintlib import ROOT, BadInput, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.photos import load
 from inpaintlib.files import write_atomically
@@ -30,40 +32,42 @@ from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.dcgan import Settings as DCGANSettings
 from inpaintlib.methods.latent_search import LatentSearch
 from inpaintlib.methods.latent_search import Settings as SearchSettings
-from inpaintlib.methods.medfe import MEDFE, Middle, Network, feature_hole, gaussian, resize
+from inpaintlib.methods.medfe import MEDFE, Middle, feature_hole, gaussian, resize
 from inpaintlib.methods.medfe import Settings as MEDFESettings
 from inpaintlib.methods.partial_conv import PartialConv2d, PartialConvNet
 from inpaintlib.methods.partial_conv import Settings as PartialConvSettings
-from inpaintlib.training import choose_device, seeded
+from inpaintlib.training import choose_device, initialise, initialise_dcgan
+
+# Plain second implementations
 
 
 class PlainContextEncoder:
     """The same networks stepped as a textbook would: fp32, eager, ordinary Adam, F run once for D and once for itself.
 
-    The report's order of updates: D on truth and on a detached prediction, then F through the updated D. It is the
-    baseline of the benchmark, and the second implementation that tests compare the fast step with.
+    Meneust & Pinto 2024's order of updates: D on the ground truth and on a detached prediction, then F through the
+    updated D.
     """
 
     def __init__(self, settings: Settings, seed: int, device: torch.device):
         self.settings, edge = settings, (settings.size - settings.patch) // 2
         self.inside = slice(edge, edge + settings.patch)
-        with seeded(seed):
-            self.generator = Generator(settings).to(device)
-            self.discriminator = Discriminator(settings.patch, settings.width).to(device)
+        networks = {"generator": Generator(settings), "discriminator": Discriminator(settings.patch, settings.width)}
+        for name, network in networks.items():
+            setattr(self, name, initialise(network, seed, name, initialise_dcgan).to(device))
         betas = (settings.beta1, settings.beta2)
-        self.adam_g = torch.optim.Adam(self.generator.parameters(), settings.lr * settings.lr_factor, betas)
+        self.adam_g = torch.optim.Adam(self.generator.parameters(), settings.lr * settings.generator_lr_factor, betas)
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), settings.lr, betas)
         self.band = overlap_weights(settings.patch, settings.overlap, settings.overlap_weight).to(device)
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         x = photos.float() / 127.5 - 1
-        truth, holed = x[..., self.inside, self.inside].clone(), x.clone()
+        truth, masked = x[..., self.inside, self.inside].clone(), x.clone()
         hole = (self.settings.size - self.settings.hole) // 2
-        holed[..., hole : hole + self.settings.hole, hole : hole + self.settings.hole] = 0
+        masked[..., hole : hole + self.settings.hole, hole : hole + self.settings.hole] = 0
         ones, zeros = torch.ones(len(x), device=x.device), torch.zeros(len(x), device=x.device)
 
         self.adam_d.zero_grad()
-        predicted = self.generator(holed)
+        predicted = self.generator(masked)
         d_real = F.binary_cross_entropy_with_logits(self.discriminator(truth), ones)
         d_fake = F.binary_cross_entropy_with_logits(self.discriminator(predicted.detach()), zeros)
         (d_real + d_fake).backward()
@@ -78,162 +82,8 @@ class PlainContextEncoder:
         return {"d_real": d_real.detach(), "d_fake": d_fake.detach(), "rec": rec.detach(), "adv": adv.detach()}
 
 
-def seconds_per_step(step: Callable, photos: Tensor, steps: int) -> float:
-    """Mean seconds of ``steps`` consecutive steps on these photos, the device's queue drained before and after."""
-    device = photos.device
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronise()
-    start = time.perf_counter()
-    for i in range(steps):
-        step(photos, i)
-    synchronise()
-    return (time.perf_counter() - start) / steps
-
-
-def context_encoder() -> list[dict]:
-    """Photos a second and peak memory of one whole update at 128 px, batch 64 and 512 (a CPU: 16 and 64)."""
-    device, settings, rows = choose_device(), Settings(size=128, ratio=1000.0), []
-    gpu = device.type == "cuda"
-    modes = ("graph", "compile") if gpu else ("eager",)
-    for batch in (64, 512) if gpu else (16, 64):
-        photos = torch.randint(0, 256, (batch, 3, 128, 128), dtype=torch.uint8, device=device)
-        arms: dict[str, object] = {"plain": PlainContextEncoder(settings, 0, device)}
-        arms |= {mode: ContextEncoder(settings, 0, device, acceleration=mode) for mode in modes}
-        times, memory = {name: [] for name in arms}, {}
-        for name, arm in arms.items():  # warm up, capture, compile
-            if gpu:
-                torch.cuda.reset_peak_memory_stats()
-            seconds_per_step(arm.step, photos, 6 if gpu else 1)
-            memory[name] = torch.cuda.max_memory_allocated() / 2**30 if gpu else float("nan")
-        for _ in range(5 if gpu else 4):
-            for name, arm in arms.items():
-                times[name].append(seconds_per_step(arm.step, photos, 40 if gpu else 1))
-        plain = batch / statistics.median(times["plain"])
-        for name in modes:
-            speed = batch / statistics.median(times[name])
-            rows.append(_row("context_encoder", f"step, 128 px, batch {batch}, {name}", speed, "photos/s", plain))
-            if gpu:
-                rows.append(_row("context_encoder", f"peak memory, 128 px, batch {batch}, {name}", memory[name], "GiB",
-                                 memory["plain"]))  # fmt: skip
-    return rows
-
-
-LAYERS = ((64, 128, 128, 5), (512, 512, 16, 3), (1024, 512, 32, 3))
-"""Partial convolutions to time: channels in and out, side in px, kernel."""
-
-
-def partial_conv() -> list[dict]:
-    """The layer, forward and backward, against nn.Conv2d, and photos a second of the whole training step.
-
-    The layer: milliseconds at batch 16 (a CPU: 1), in fp32 and, on a GPU, bf16; replayed as CUDA graphs, so launches do
-    not count. The step: at 128 and 256 px, losses included, width 64 and batch 16 and 64 (a CPU: 16 and 2), against the
-    same network with nn.Conv2d in fp32, eager.
-    """
-    device = choose_device()
-    gpu, rows = device.type == "cuda", []
-    for shape in LAYERS:
-        for bf16 in (False, True) if gpu else (False,):
-            arms = {kind: _layer(kind, *shape, 16 if gpu else 1, bf16, device) for kind in (PartialConv2d, nn.Conv2d)}
-            partial, plain = (1000 * seconds for seconds in _in_turns(arms, torch.empty(0, device=device), gpu))
-            case = "layer {}->{}, {} px, k{}, ".format(*shape) + ("bf16" if bf16 else "fp32")
-            rows.append(_row("partial_conv", case, partial, "ms", plain))
-    modes = {"graph": "auto", "compile": "auto"} if gpu else {"eager": "fp32"}
-    for size, batch in itertools.product((128, 256), (16, 64) if gpu else (2,)):
-        photos = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
-        chosen = {"size": size, "width": 64 if gpu else 16, "bank": 60}
-        arms = {mode: PartialConvNet(PartialConvSettings(**chosen), 0, device, precision, mode).step
-                for mode, precision in modes.items()}  # fmt: skip
-        arms["plain"] = PartialConvNet(PartialConvSettings(**chosen, conv="plain"), 0, device, "fp32", "eager").step
-        *fast, plain = (batch / seconds for seconds in _in_turns(arms, photos, gpu))
-        for mode, speed in zip(modes, fast, strict=True):
-            rows.append(_row("partial_conv", f"step, {size} px, batch {batch}, {mode}", speed, "photos/s", plain))
-    return rows
-
-
-def _layer(kind: type, inputs: int, outputs: int, side: int, kernel: int, batch: int, bf16: bool,
-           device: torch.device) -> Callable:  # fmt: skip
-    """A step that runs a layer forward and backward on fixed features, a fifth to a third of them holes."""
-    layer = kind(inputs, outputs, kernel, padding=kernel // 2).to(device, memory_format=torch.channels_last)
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    valid = ~masks.irregular(batch, side, 0, (0.2, 0.3)).to(device)
-    x, gradient = (
-        torch.randn(batch, side, side, channels, device=device, dtype=dtype).movedim(3, 1)  # channels_last
-        for channels in (inputs, outputs)
-    )
-    x.requires_grad_()
-
-    def forward_and_backward() -> tuple[Tensor, ...]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            y = layer(x, valid)[0] if kind is PartialConv2d else layer(x)
-        return torch.autograd.grad(y, [x, *layer.parameters()], gradient)
-
-    if device.type != "cuda":
-        return lambda *_: forward_and_backward()
-    torch.backends.cudnn.benchmark = True
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # a graph may be captured after a few calls on a stream of their own
-        for _ in range(3):
-            forward_and_backward()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = forward_and_backward()
-    return lambda *_: (graph.replay(), results)  # the graph writes into its results, which must not be freed
-
-
-def _in_turns(steps: dict, photos: Tensor, gpu: bool) -> list[float]:
-    """Median seconds of a step of each arm, warmed up, the arms taking turns."""
-    times = {name: [] for name in steps}
-    for step in steps.values():
-        seconds_per_step(step, photos, 6 if gpu else 1)
-    for _ in range(5 if gpu else 3):
-        for name, step in steps.items():
-            times[name].append(seconds_per_step(step, photos, 40 if gpu else 1))
-    return [statistics.median(times[name]) for name in steps]
-
-
-def latent_search() -> list[dict]:
-    """Iterations of the search times photos, a second, at 64 px: all photos at once against one photo at a time.
-
-    64 photos and width 64 on a GPU, 32 and 16 on a CPU, with 1, 4 and 16 starts; one at a time in fp32, eager. Also
-    what a further start costs in units of the first, and on a GPU the seconds of 1,000 photos x 16 starts x 1,000
-    iterations, against the goal of 300.
-    """
-    device = choose_device()
-    gpu = device.type == "cuda"
-    width, n, iterations, alone = (64, 64, 400, 4) if gpu else (16, 32, 8, 4)
-    gan = DCGAN(DCGANSettings(width=width), device=device)
-
-    def seconds(photos: int, starts: int = 1, iterations: int = iterations, **how) -> float:
-        method = LatentSearch(gan, SearchSettings(iterations=iterations, starts=starts), **how)
-        random, mask = torch.rand(photos, 3, 64, 64, device=device), masks.centre(photos, 64).to(device)
-        return seconds_per_step(lambda *_: method.search(random, mask, records=2), random, 1)
-
-    arms = {starts: (n, starts, {}) for starts in (1, 4, 16)}
-    arms["alone"] = (alone, 1, {"rows": 1, "precision": "fp32", "acceleration": "eager"})
-    times = {name: [] for name in arms}
-    for turn in range(4):  # the first warms up
-        for name, (photos, starts, how) in arms.items():
-            spent = seconds(photos, starts, **how)
-            times[name] += [spent / (photos * iterations)] if turn else []
-    each = {name: statistics.median(values) for name, values in times.items()}
-    case = f"search, 64 px, width {width}, {n} photos"
-    rows = [_row("latent_search", f"{case}, {k} starts", 1 / each[k], "iterations x photos/s", 1 / each["alone"])
-            for k in (1, 4, 16)]  # fmt: skip
-    further = (each[16] - each[1]) / 15
-    rows.append(_row("latent_search", f"{case}, a further start", further / each[1], "of the first", 1.0))
-    if gpu:
-        whole = seconds(1000, 16, 1000, rows=16_000)
-        rows.append(_row("latent_search", "1,000 photos x 16 starts x 1,000 iterations", whole, "s", 300.0))
-    return rows
-
-
 class ReleasedMiddle(Middle):
-    """MEDFE's middle as the released code arranges it, on the same weights; of its switches only fix_mask may be off.
-
-    The baseline of the benchmark, and the second implementation that tests compare the fast middle with.
-    """
+    """MEDFE's middle as the released code arranges it, on the same weights; of its switches only fix_mask may be off."""
 
     def forward(self, levels: list[Tensor], hole: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """As its parent's, one photo at a time."""
@@ -290,81 +140,177 @@ def released_medfe(settings: MEDFESettings, seed: int, device: torch.device, vgg
     return method
 
 
+# Timing
+
+
+def seconds_per_step(step: Callable, photos: Tensor, steps: int) -> float:
+    """Mean seconds of ``steps`` consecutive steps on these photos, the device's queue drained before and after."""
+    synchronise = torch.cuda.synchronize if photos.is_cuda else lambda: None
+    synchronise()
+    start = time.perf_counter()
+    for i in range(steps):
+        step(photos, i)
+    synchronise()
+    return (time.perf_counter() - start) / steps
+
+
+def _in_turns(steps: dict, photos: Tensor, gpu: bool) -> list[float]:
+    """Median seconds of a step of each arm, warmed up, the arms taking turns."""
+    times = {name: [] for name in steps}
+    for step in steps.values():
+        seconds_per_step(step, photos, 6 if gpu else 1)
+    for _ in range(5 if gpu else 3):
+        for name, step in steps.items():
+            times[name].append(seconds_per_step(step, photos, 40 if gpu else 1))
+    return [statistics.median(times[name]) for name in steps]
+
+
+def _training_steps(bench: str, case: str, arms: dict[str, tuple[int, Callable]], photos: Tensor) -> list[dict]:
+    """Photos a second of each arm's training step, and on a GPU its peak memory a photo, against those of the first.
+
+    ``arms``: name -> (batch, a function that makes the method), of which the first is the plain one.
+    """
+    gpu, steps, memory = photos.is_cuda, {}, {}
+    for name, (batch, make) in arms.items():
+        gc.collect()
+        before = torch.cuda.memory_allocated() if gpu else 0
+        method = make()
+        steps[name] = lambda photos, i, method=method, batch=batch: method.step(photos[:batch], i)
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+            with torch._dynamo.config.patch(automatic_dynamic_shapes=False):  # compiled for this arm's shapes alone
+                seconds_per_step(steps[name], photos, 6)
+            memory[name] = (torch.cuda.max_memory_allocated() - before) / 2**30 / batch
+    seconds = _in_turns(steps, photos, gpu)
+    speed = {name: batch / each for (name, (batch, _)), each in zip(arms.items(), seconds, strict=True)}
+    plain, *fast = arms
+    rows = []
+    for name in fast:
+        rows.append(_row(bench, f"step, {case}, {name}", speed[name], "photos/s", speed[plain]))
+        if gpu:
+            rows.append(_row(bench, f"peak memory, {case}, {name}", memory[name], "GiB/photo", memory[plain]))
+    return rows
+
+
+def _random_photos(batch: int, size: int, device: torch.device, channels: int = 3) -> Tensor:
+    return torch.randint(0, 256, (batch, channels, size, size), dtype=torch.uint8, device=device)
+
+
+# Benchmarks
+
+
+def context_encoder() -> list[dict]:
+    """One whole update at 128 px, batch 64 and 512 (a CPU: 16 and 64), against the plain one in fp32, eager."""
+    device, settings, rows = choose_device(), Settings(size=128, ratio=1000.0), []
+    gpu = device.type == "cuda"
+    for batch in (64, 512) if gpu else (16, 64):
+        arms = {"plain": (batch, lambda: PlainContextEncoder(settings, 0, device))}
+        for mode in ("graph", "compile") if gpu else ("eager",):
+            arms[mode] = batch, lambda mode=mode: ContextEncoder(settings, 0, device, acceleration=mode)
+        rows += _training_steps("context_encoder", f"128 px, batch {batch}", arms, _random_photos(batch, 128, device))
+    return rows
+
+
+LAYERS = ((64, 128, 128, 5), (512, 512, 16, 3), (1024, 512, 32, 3))
+"""Partial convolutions to time: channels in and out, side in px, kernel."""
+
+
+def partial_conv() -> list[dict]:
+    """The layer, forward and backward, against nn.Conv2d, and the whole training step.
+
+    The layer: milliseconds at batch 16 (a CPU: 1), in fp32 and, on a GPU, bf16. The step: at 128 and 256 px, losses
+    included, width 64 and batch 16 (a CPU: 16 and 2), against the same network with nn.Conv2d in fp32, eager.
+    """
+    device, rows = choose_device(), []
+    gpu = device.type == "cuda"
+    for shape in LAYERS:
+        for bf16 in (False, True) if gpu else (False,):
+            arms = {kind: _layer(kind, *shape, 16 if gpu else 1, bf16, device) for kind in (PartialConv2d, nn.Conv2d)}
+            partial, plain = (1000 * seconds for seconds in _in_turns(arms, torch.empty(0, device=device), gpu))
+            case = "layer {}->{}, {} px, k{}, ".format(*shape) + ("bf16" if bf16 else "fp32")
+            rows.append(_row("partial_conv", case, partial, "ms", plain))
+    modes = {"graph": "auto", "compile": "auto"} if gpu else {"eager": "fp32"}
+    width, batch = (64, 16) if gpu else (16, 2)
+    for size in (128, 256):
+        chosen = {"size": size, "width": width, "bank": 60}
+        arms = {"plain": (batch, lambda chosen=chosen: PartialConvNet(
+            PartialConvSettings(**chosen, conv="plain"), 0, device, "fp32", "eager"))}  # fmt: skip
+        for mode, precision in modes.items():
+            arms[mode] = batch, lambda chosen=chosen, mode=mode, precision=precision: PartialConvNet(
+                PartialConvSettings(**chosen), 0, device, precision, mode)  # fmt: skip
+        rows += _training_steps("partial_conv", f"{size} px, batch {batch}", arms, _random_photos(batch, size, device))
+    return rows
+
+
+def _layer(kind: type, inputs: int, outputs: int, side: int, kernel: int, batch: int, bf16: bool,
+           device: torch.device) -> Callable:  # fmt: skip
+    """A step that runs a layer forward and backward on fixed features, a fifth to a third of them masked."""
+    layer = kind(inputs, outputs, kernel, padding=kernel // 2).to(device, memory_format=torch.channels_last)
+    valid = ~masks.irregular(batch, side, 0, (0.2, 0.3)).to(device)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    x, gradient = (torch.randn(batch, side, side, channels, device=device, dtype=dtype).movedim(3, 1)  # channels_last
+                   for channels in (inputs, outputs))  # fmt: skip
+    x.requires_grad_()
+
+    def forward_and_backward(*_) -> tuple[Tensor, ...]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            y = layer(x, valid)[0] if kind is PartialConv2d else layer(x)
+        return torch.autograd.grad(y, [x, *layer.parameters()], gradient)
+
+    return forward_and_backward
+
+
+def latent_search() -> list[dict]:
+    """Iterations of the search times photos, a second, at 64 px: all photos at once against one photo at a time.
+
+    64 photos and width 64 on a GPU, 32 and 16 on a CPU, with 1, 4 and 16 restarts; one at a time in fp32, eager.
+    """
+    device = choose_device()
+    width, n, iterations, alone = (64, 64, 400, 4) if device.type == "cuda" else (16, 32, 8, 4)
+    gan = DCGAN(DCGANSettings(width=width), device=device)
+
+    def search(photos: int, starts: int, **how) -> Callable:
+        method = LatentSearch(gan, SearchSettings(iterations=iterations, starts=starts), **how)
+        random, mask = torch.rand(photos, 3, 64, 64, device=device), masks.centre(photos, 64).to(device)
+        return lambda *_: method.search(random, mask, records=2)
+
+    steps = {starts: search(n, starts) for starts in (1, 4, 16)}
+    steps["alone"] = search(alone, 1, rows=1, precision="fp32", acceleration="eager")
+    *together, one = _in_turns(steps, torch.empty(0), gpu=False)  # few turns: each is long
+    plain = alone * iterations / one
+    return [_row("latent_search", f"search, 64 px, width {width}, {n} photos, {starts} restarts",
+                 n * iterations / seconds, "iterations x photos/s", plain)
+            for starts, seconds in zip((1, 4, 16), together, strict=True)]  # fmt: skip
+
+
 MEDFE_CASES = {
-    "cuda": {"width": 64, "middle": 64, "batches": {256: (1, 16), 128: (1, 64)}, "structures": {256: 32}},
-    "cpu": {"width": 8, "middle": 16, "batches": {128: (1, 4), 64: (1, 4)}, "structures": {256: 4, 64: 4}},
+    "cuda": {"width": 64, "batches": {256: (1, 16), 128: (1, 64)}, "structures": {256: 32}},
+    "cpu": {"width": 8, "batches": {128: (1, 4), 64: (1, 4)}, "structures": {256: 4, 64: 4}},
 }
 """What `medfe` times on each kind of device: batches by photo size in px, and how many structure images at once."""
 
-MEDFE_GOALS = {256: 200.0, 128: 800.0}
-"""Photos a second of the full width, by photo size in px, in less than 1 GB a photo."""
-
 
 def medfe() -> list[dict]:
-    """Photos a second, and on a GPU peak memory, of MEDFE's training step; milliseconds of a photo's structure.
+    """MEDFE's training step, and milliseconds of a photo's structure.
 
-    The step: all losses, structure images given, against the released arrangement at batch 1 (:func:`released_medfe`),
-    with width 64 (a CPU: 8), and on a GPU the fastest arm against :data:`MEDFE_GOALS`. The middle alone, one photo of
-    256 px, fp32 and eager in both arrangements. Structure: RTV by batched conjugate gradients, and the code of an
-    auto-encoder in its place, against RTV by factorisation on the CPU.
+    The step: all losses, structure images given, against the released arrangement at batch 1 (:func:`released_medfe`).
+    Structure: RTV by batched conjugate gradients, and the code of an auto-encoder in its place, against RTV by
+    factorisation on the CPU.
     """
     device = choose_device()
-    cases = MEDFE_CASES[device.type]
-    rows = [_middle(256, cases["middle"], device)]
+    cases, vgg, rows = MEDFE_CASES[device.type], pretrained.vgg16(device), []
     for size, batches in cases["batches"].items():
-        rows += _medfe_steps(size, batches, cases["width"], device)
+        settings = MEDFESettings.described("conv1x1", size=size, width=cases["width"])
+        arms = {"released": (1, lambda settings=settings: released_medfe(settings, 0, device, vgg))}
+        for batch in batches:
+            for mode in ("graph", "compile") if device.type == "cuda" else ("eager",):
+                arms[f"batch {batch}, {mode}; released: batch 1"] = batch, lambda settings=settings, mode=mode: MEDFE(
+                    settings, 0, device, acceleration=mode, vgg=vgg)  # fmt: skip
+        photos = _random_photos(max(batches), size, device, channels=6)
+        rows += _training_steps("medfe", f"{size} px, width {cases['width']}", arms, photos)
     for size, n in cases["structures"].items():
         rows += _structures(size, n, device)
     return rows
-
-
-def _medfe_steps(size: int, batches: tuple[int, ...], width: int, device: torch.device) -> list[dict]:
-    gpu, rows = device.type == "cuda", []
-    settings, vgg = MEDFESettings.described("conv1x1", size=size, width=width), pretrained.vgg16(device)
-    photos = torch.randint(0, 256, (max(batches), 6, size, size), dtype=torch.uint8, device=device)
-    arms = [(1, "released"), *itertools.product(batches, ("graph", "compile") if gpu else ("eager",))]
-    steps, memory = {}, {}
-    for batch, mode in arms:
-        gc.collect()
-        before = torch.cuda.memory_allocated() if gpu else 0
-        method = (released_medfe(settings, 0, device, vgg) if mode == "released"
-                  else MEDFE(settings, 0, device, acceleration=mode, vgg=vgg))  # fmt: skip
-        steps[batch, mode] = lambda photos, i, method=method, batch=batch: method.step(photos[:batch], i)
-        if gpu:
-            with torch._dynamo.config.patch(automatic_dynamic_shapes=False):  # compiled for this arm's shapes alone
-                seconds_per_step(steps[batch, mode], photos, 3)
-                torch.cuda.reset_peak_memory_stats()
-                seconds_per_step(steps[batch, mode], photos, 1)  # the one that a graph is captured of
-            memory[batch, mode] = (torch.cuda.max_memory_allocated() - before) / batch
-    seconds = dict(zip(arms, _in_turns(steps, photos, gpu), strict=True))
-    speed = {arm: arm[0] / seconds[arm] for arm in arms}
-    for batch, mode in arms[1:]:
-        case = f"{size} px, width {width}, batch {batch}, {mode}; released: batch 1"
-        rows.append(_row("medfe", f"step, {case}", speed[batch, mode], "photos/s", speed[arms[0]]))
-        if gpu:
-            rows.append(_row("medfe", f"peak memory, {case}", memory[batch, mode] / 2**30, "GiB/photo",
-                             memory[arms[0]] / 2**30))  # fmt: skip
-    if gpu:
-        fastest, case = max(arms[1:], key=speed.get), f"{size} px, width {width}, fastest arm; goal"
-        rows.append(_row("medfe", f"step, {case}", speed[fastest], "photos/s", MEDFE_GOALS[size]))
-        rows.append(_row("medfe", f"peak memory, {case}", memory[fastest] / 1e9, "GB/photo", 1.0))
-    return rows
-
-
-def _middle(size: int, width: int, device: torch.device) -> dict:
-    """Milliseconds of the middle, forward and backward."""
-    network = Network(MEDFESettings(size=size, width=width)).to(device)
-    released = copy.deepcopy(network.middle)
-    released.__class__ = ReleasedMiddle
-    photo, hole = torch.rand(1, 6, size, size, device=device), masks.centre(1, size).to(device)
-    levels = [level.detach() for level in network.encoder(photo)]
-
-    def step(middle: Middle) -> None:
-        sum(level.square().mean() for level in middle(levels, hole)[0]).backward()
-
-    arms = {"ours": lambda *_: step(network.middle), "released": lambda *_: step(released)}
-    ours, theirs = (1000 * seconds for seconds in _in_turns(arms, photo, device.type == "cuda"))
-    return _row("medfe", f"middle alone, {size} px, width {width}, batch 1; released", ours, "ms", theirs)
 
 
 def _structures(size: int, n: int, device: torch.device) -> list[dict]:
@@ -382,8 +328,25 @@ def _structures(size: int, n: int, device: torch.device) -> list[dict]:
             for name, each in zip(list(arms)[1:], seconds, strict=True)]  # fmt: skip
 
 
+def study() -> list[dict]:
+    """Minutes of ``make study`` in a fresh clone of what is committed, installation included; the goal is 10.
+
+    pip may take packages from its cache. Raises BadInput where ``make study`` fails, with the last line that it wrote.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("INPAINT_", "VIRTUAL_ENV"))}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True, env=env)
+        start = time.perf_counter()
+        made = subprocess.run(["make", "study"], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+        minutes = (time.perf_counter() - start) / 60
+    if made.returncode:
+        last = (made.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise BadInput(f"bench study: make study ended with status {made.returncode}; its last line: {last}")
+    return [_row("study", f"make study in a fresh clone, {os.cpu_count()} cores; goal", minutes, "min", 10.0)]
+
+
 BENCHES = {"context_encoder": context_encoder, "partial_conv": partial_conv, "latent_search": latent_search,
-           "medfe": medfe}  # fmt: skip
+           "medfe": medfe, "study": study}  # fmt: skip
 
 
 def _row(bench: str, case: str, value: float, unit: str, baseline: float) -> dict:

@@ -1,5 +1,7 @@
 """Benchmarks: rows, ratios, and that a device's rows replace its own only."""
 
+import subprocess
+
 import pandas as pd
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 import inpaintlib
 from benchmarks import speed as bench
+from inpaintlib import BadInput
 from inpaintlib.data import masks
 from inpaintlib.methods import medfe
 
@@ -86,7 +89,7 @@ def test_released_middle_is_ours_forward_and_backward(fix_mask):
 def test_released_medfe_takes_the_same_steps():
     """Adam magnifies the rounding of gradients near 0, so the second step agrees less than the first."""
     settings = medfe.Settings.described(size=64, width=2)
-    fast = medfe.MEDFE(settings, 3, CPU, vgg=narrow_vgg())
+    fast = medfe.MEDFE(settings, 3, CPU, "fp32", vgg=narrow_vgg())
     released = bench.released_medfe(settings, 3, CPU, narrow_vgg())
     assert type(released.network.middle) is bench.ReleasedMiddle
     before = [p.detach().clone() for p in released.network.middle.parameters()]
@@ -106,9 +109,7 @@ def test_released_medfe_takes_the_same_steps():
 def test_medfe_rows_say_what_was_measured(monkeypatch):
     monkeypatch.setattr(bench, "choose_device", lambda: CPU)
     monkeypatch.setattr(bench.pretrained, "vgg16", lambda device: narrow_vgg())
-    monkeypatch.setitem(
-        bench.MEDFE_CASES, "cpu", {"width": 2, "middle": 3, "batches": {64: (1, 2)}, "structures": {32: 2}}
-    )
+    monkeypatch.setitem(bench.MEDFE_CASES, "cpu", {"width": 2, "batches": {64: (1, 2)}, "structures": {32: 2}})
     stepped, step = [], medfe.MEDFE.step
 
     def recorded(self, photos, i):
@@ -118,11 +119,9 @@ def test_medfe_rows_say_what_was_measured(monkeypatch):
     monkeypatch.setattr(medfe.MEDFE, "step", recorded)
 
     def in_turns(steps, photos, gpu):
-        """Runs each arm once; they took 1 and 4 s a middle, 8, 2 and 2 a step, .5, .1 and .01 for all structures."""
+        """Runs each arm once; they took 8, 2 and 2 s a step, .5, .1 and .01 for all structures."""
         for step in steps.values():
             step(photos, 0)
-        if "ours" in steps:
-            return [1.0, 4.0]
         return [8.0, 2.0, 2.0] if photos.shape[1] == 6 else [0.5, 0.1, 0.01]
 
     monkeypatch.setattr(bench, "_in_turns", in_turns)
@@ -131,13 +130,33 @@ def test_medfe_rows_say_what_was_measured(monkeypatch):
     assert list(rows.columns) == ["bench", "case", "device", "value", "unit", "baseline", "ratio"]
     assert set(rows["bench"]) == {"medfe"}
     assert rows["case"].tolist() == [
-        "middle alone, 256 px, width 3, batch 1; released",
         "step, 64 px, width 2, batch 1, eager; released: batch 1",
         "step, 64 px, width 2, batch 2, eager; released: batch 1",
         "structure, 32 px, RTV by conjugate gradients, batch 2; RTV by factorisation: CPU",
         "structure, 32 px, code of an auto-encoder, width 32, batch 2; RTV by factorisation: CPU",
     ]
-    assert rows["unit"].tolist() == ["ms"] + ["photos/s"] * 2 + ["ms/photo"] * 2
-    assert rows["value"].tolist() == pytest.approx([1000, 1 / 2, 2 / 2, 50, 5])
-    assert rows["baseline"].tolist() == pytest.approx([4000, 1 / 8, 1 / 8, 250, 250])
-    assert rows["ratio"].tolist() == pytest.approx([0.25, 4, 8, 0.2, 0.02])
+    assert rows["unit"].tolist() == ["photos/s"] * 2 + ["ms/photo"] * 2
+    assert rows["value"].tolist() == pytest.approx([1 / 2, 2 / 2, 50, 5])
+    assert rows["baseline"].tolist() == pytest.approx([1 / 8, 1 / 8, 250, 250])
+    assert rows["ratio"].tolist() == pytest.approx([4, 8, 0.2, 0.02])
+
+
+def test_the_study_is_timed_in_a_clone_of_what_is_committed(tmp_path, monkeypatch):
+    git = lambda *words: subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)  # noqa: E731
+    seen = tmp_path.parent / "seen"
+    (tmp_path / "Makefile").write_text(f"study:\n\tsleep 0.3; ls > {seen}; echo $$INPAINT_RESULTS >> {seen}\n")
+    git("init", "-q")
+    git("add", "Makefile")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "A study")
+    (tmp_path / "not committed").touch()
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setenv("INPAINT_RESULTS", "elsewhere")
+    (row,) = bench.study()
+    assert seen.read_text().split() == ["Makefile"]
+    assert 0.3 <= 60 * row["value"] < 30
+    assert (row["unit"], row["baseline"]) == ("min", 10)
+
+    (tmp_path / "Makefile").write_text("study:\n\techo no wheel for torch >&2; exit 3\n")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-a", "-m", "A study that fails")
+    with pytest.raises(BadInput, match=r"make study ended with status 2; its last line: make: .*Error 3"):
+        bench.study()
