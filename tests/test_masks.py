@@ -175,14 +175,16 @@ def test_irregular_at_the_ends_of_a_bin():
 
 
 def test_irregular_looks_like_nvidias_masks():
-    """Against the means of 50 of NVIDIA's test masks in each of two bins, border touching: number of pieces, radius
-    of the widest place and length of the outline, both in widths of the image."""
-    for ratio, pieces, radius, outline in [((0.1, 0.2), 14.9, 0.059, 8.4), ((0.3, 0.4), 9.2, 0.094, 11.5)]:
-        mask = masks.irregular(100, 128, 0, ratio)
+    """Against the means of 100 of NVIDIA's test masks in each of six cells: number of pieces, radius of the widest
+    place and length of the outline, both in widths of the image."""
+    cells = {"touching": [(0.1, 13.9, 0.063, 8.5), (0.3, 8.6, 0.100, 11.4), (0.5, 3.9, 0.184, 8.6)],
+             "clear": [(0.1, 9.6, 0.062, 7.5), (0.3, 4.6, 0.098, 9.7), (0.5, 1.5, 0.194, 6.2)]}  # fmt: skip
+    for low, pieces, radius, outline, border in ((*cell, b) for b in cells for cell in cells[b]):
+        mask = masks.irregular(100, 128, 0, (low, round(low + 0.1, 1)), border)
         padded = [np.pad(m[0].numpy().astype(np.uint8), 1, mode="edge") for m in mask]
         ours = np.mean([cv2.distanceTransform(m, cv2.DIST_L2, 5).max() for m in padded]) / 128
         length = ((mask[..., 1:] != mask[..., :-1]).sum() + (mask[..., 1:, :] != mask[..., :-1, :]).sum()) / 12800
-        assert 0.5 * pieces < np.mean([components(m) for m in mask]) < 1.5 * pieces
+        assert 0.65 * pieces < np.mean([components(m) for m in mask]) < 1.5 * pieces
         assert 0.8 * radius < ours < 1.25 * radius
         assert 0.8 * outline < length < 1.25 * outline
 
@@ -228,6 +230,17 @@ def test_nvidia_test_masks_by_bin_and_border(test_archive):
             share = masks.hole_ratio(mask)
             assert ((share > low_high[0] - 0.02) & (share < low_high[1] + 0.02)).all()
     assert torch.equal(masks.nvidia(test_archive, 64, limit=12), every[::4])
+
+
+def test_nvidia_keeps_every_fifth_mask_for_training(tmp_path):
+    holes = [nvidia_hole(0.11 + 0.008 * i, clear=True) for i in range(10)]
+    files = {f"testing_mask_dataset/{2000 + i:05d}.png": png(hole) for i, hole in enumerate(holes)}
+    archive = write_zip(tmp_path / "masks.zip", files)
+    every, kept = masks.nvidia(archive, 64), [4, 9]
+    assert torch.equal(masks.nvidia(archive, 64, fifth=True), every[kept])
+    assert torch.equal(masks.nvidia(archive, 64, fifth=False), every[[i for i in range(10) if i not in kept]])
+    with pytest.raises(BadInput, match=r"holds no mask with ratio=\(0.3, 0.4\) .*, every fifth file left out"):
+        masks.nvidia(archive, 64, ratio=(0.3, 0.4), fifth=False)
 
 
 def test_nvidia_training_masks_are_turned_round(train_archive):
