@@ -27,7 +27,15 @@ from inpaintlib.harness.runs import environment
 from inpaintlib.methods import rtv
 from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.autoencoder import Settings as CAESettings
-from inpaintlib.methods.context_encoder import ContextEncoder, Discriminator, Generator, Settings, overlap_weights
+from inpaintlib.methods.context_encoder import (
+    ContextEncoder,
+    Discriminator,
+    Generator,
+    Settings,
+    Spread,
+    Squeeze,
+    overlap_weights,
+)
 from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.dcgan import Settings as DCGANSettings
 from inpaintlib.methods.latent_search import LatentSearch
@@ -54,6 +62,9 @@ class PlainContextEncoder:
         networks = {"generator": Generator(settings), "discriminator": Discriminator(settings.patch, settings.width)}
         for name, network in networks.items():
             setattr(self, name, initialise(network, seed, name, initialise_dcgan).to(device))
+            for layer in network.modules():
+                if isinstance(layer, Squeeze | Spread):  # as PyTorch computes them, not as matrix products
+                    layer.__class__ = nn.Conv2d if isinstance(layer, Squeeze) else nn.ConvTranspose2d
         betas = (settings.beta1, settings.beta2)
         self.adam_g = torch.optim.Adam(self.generator.parameters(), settings.lr * settings.generator_lr_factor, betas)
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), settings.lr, betas)

@@ -61,6 +61,12 @@ def choose_device(name: str = "auto") -> torch.device:
         ) from None
 
 
+def native_bf16() -> bool:
+    """Whether this CPU multiplies bf16 by itself (AVX512-BF16 or AMX), and not by way of fp32, which is slower."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def generator(seed: int, step: int = 0) -> torch.Generator:
     """A CPU generator that depends on (seed, step) alone."""
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + step * 0x85EBCA6B + 1) % 2**63)
@@ -124,7 +130,8 @@ class Trainer:
 
     Args of :meth:`place`:
         device: ``auto``, ``cpu``, ``cuda`` or a torch device.
-        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``; losses are fp32 always.
+        precision: ``auto`` (bf16 on a GPU, and on a CPU that computes it natively), ``bf16`` or ``fp32``; losses are
+            fp32 always.
         acceleration: ``auto`` (``graph`` on a GPU), ``eager``, ``graph`` (the step as one CUDA graph) or
             ``compile`` (compiled networks inside that graph: faster steps after about a minute of compiling).
     """
@@ -143,7 +150,7 @@ class Trainer:
             raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager, graph or compile")
         if acceleration in ("graph", "compile") and not gpu:
             raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
-        self.bf16 = precision == "bf16" or (precision == "auto" and gpu)
+        self.bf16 = precision == "bf16" or (precision == "auto" and (gpu or native_bf16()))
         self.graphed, self.compiled = gpu and acceleration != "eager", acceleration == "compile"
         if self.graphed:
             torch.backends.cudnn.benchmark = True
@@ -324,7 +331,8 @@ def fit(
         folder: receives ``history.csv`` (kimg, step, seconds, the losses' means since the row before, ``test_*``),
             ``checkpoint.pt``, ``frames/<kimg>.png`` and ``tensorboard/``.
             If it holds a checkpoint already, training goes on from there.
-        kimg: the budget, thousands of photos shown. ``eval_kimg``: between two evaluations (also at 0 and the end).
+        kimg: the budget, thousands of photos shown. ``eval_kimg``: between two evaluations (also at 0 and the end;
+            one that would fall less than half of that before the end is left out).
         checkpoint_kimg: between two checkpoints; None: at each evaluation.
         evaluate: returns metrics of the network as it stands, recorded as ``test_<name>``.
         draw: returns photos (n,3,S,S) in [0,1], always of the same test photos or latents: a frame of the GIF.
@@ -380,7 +388,8 @@ def fit(
                     losses = history.read(done, path)
                     history.add(done, losses)
                     bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
-                looking, saving = done == steps or done % evaluation == 0, last or done % checkpoint == 0
+                looking = done == steps or (done % evaluation == 0 and steps - done >= evaluation / 2)
+                saving = last or done % checkpoint == 0
                 if (looking or saving) and not all(t.isfinite().all() for t in _tensors(method.state_dict())):
                     raise Diverged(done, "a weight", path)
                 if looking:

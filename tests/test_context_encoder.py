@@ -11,7 +11,15 @@ from benchmarks.speed import PlainContextEncoder
 from inpaintlib import BadInput, losses
 from inpaintlib.data import masks
 from inpaintlib.methods import context_encoder as ce
-from inpaintlib.methods.context_encoder import ChannelWiseLinear, ContextEncoder, Discriminator, Generator, Settings
+from inpaintlib.methods.context_encoder import (
+    ChannelWiseLinear,
+    ContextEncoder,
+    Discriminator,
+    Generator,
+    Settings,
+    Spread,
+    Squeeze,
+)
 
 SMALL = Settings(size=64, width=8, bottleneck=32, overlap=4)
 
@@ -25,7 +33,7 @@ def photos(n=4, size=64, seed=0):
 
 
 def trainer(settings=SMALL, **options):
-    return ContextEncoder(settings, device="cpu", **options)
+    return ContextEncoder(settings, **{"device": "cpu", "precision": "fp32"} | options)
 
 
 class TestNetworks:
@@ -51,6 +59,7 @@ class TestNetworks:
             {"region": "random_region", "size": 32},
             {"noise": 5},
             {"bottleneck": 0},
+            {"pooling": True},
         ],
     )
     def test_shapes(self, change):
@@ -73,8 +82,49 @@ class TestNetworks:
         kernels = layer.weight.transpose(1, 2).reshape(maps * side**2, 1, side, side)
         torch.testing.assert_close(layer(x), F.conv2d(x, kernels, groups=maps).view_as(x))
 
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_bottleneck_as_matrix_products_is_the_convolutions(self, bias):
+        for kind, plain, shape in ((Squeeze, torch.nn.Conv2d, (3, 5, 4, 4)),
+                                   (Spread, torch.nn.ConvTranspose2d, (3, 5, 1, 1))):  # fmt: skip
+            layer, x = kind(5, 7, 4, bias=bias).double(), torch.randn(shape, dtype=torch.double, requires_grad=True)
+            twin = plain(5, 7, 4, bias=bias).double()
+            twin.load_state_dict(layer.state_dict())  # names and shapes are theirs
+            y, z = layer(x), twin(x)
+            torch.testing.assert_close(y, z)
+            towards = torch.randn_like(y)
+            ours = torch.autograd.grad(y, [x, *layer.parameters()], towards)
+            for one, other in zip(ours, torch.autograd.grad(z, [x, *twin.parameters()], towards), strict=True):
+                torch.testing.assert_close(one, other)
+
+    def test_pooling_keeps_the_weights_and_takes_the_largest_of_four(self):
+        strided, pooled = (trainer(replace(SMALL, pooling=on)).generator for on in (False, True))
+        assert all(torch.equal(a, b) for a, b in zip(strided.parameters(), pooled.parameters(), strict=True))
+        x, first = torch.randn(2, 3, 64, 64), pooled.encoder[0]
+        every = F.leaky_relu(F.conv2d(x, first[0].weight, padding=1), 0.2)  # 63 px: the last window is half empty
+        every = F.pad(every, (0, 1, 0, 1), value=-math.inf)
+        torch.testing.assert_close(first(x), every.unflatten(3, (32, 2)).unflatten(2, (32, 2)).amax((3, 5)))
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"noise": 5}, {"conditional": True}, {"bottleneck": 0}, {"bottleneck": 8}, {"ratio": 1.0}, {"pooling": True},
+         {"overlap_visible": True}, {"region": "random_pixels"}, {"composite": True}, {"reconstruction": "l1"}],
+    )  # fmt: skip
+    def test_arms_of_one_seed_agree_in_every_tensor_they_share(self, change):
+        one, other = trainer(seed=3), trainer(replace(SMALL, **change), seed=3)
+        for part in ("generator", "discriminator"):
+            a, b = (getattr(arm, part).state_dict() for arm in (one, other))
+            shared = [name for name in a if name in b and a[name].shape == b[name].shape and a[name].ndim]
+            assert len(shared) >= (3 if part == "generator" else 0)  # a deeper D has other shapes throughout
+            assert all(torch.equal(a[name], b[name]) for name in shared)
+
+    def test_another_seed_gives_other_weights(self):
+        for change in ({}, {"bottleneck": 0}):
+            one, other = (trainer(replace(SMALL, **change), seed=seed).generator.squeeze.weight for seed in (0, 1))
+            assert one.std().item() == pytest.approx(0.02, rel=0.1)
+            assert not torch.equal(one, other)
+
     def test_initialisation_is_dcgans(self):
-        network = Generator(replace(SMALL, width=32))
+        network = trainer(replace(SMALL, width=32)).generator
         squeeze, norm = network.squeeze.weight, network.bottleneck[0]
         assert squeeze.std().item() == pytest.approx(0.02, rel=0.05)
         assert abs(norm.weight.mean().item() - 1) < 0.02
@@ -95,7 +145,7 @@ class TestObjective:
     def test_reconstruction_of_a_constant_error(self):
         truth = torch.rand(2, 3, 32, 32)
         weights = ce.overlap_weights(32, 4, 10)
-        for kind, value in (("l2", 0.09), ("l1", 0.3)):
+        for kind, value in (("l2", 0.09), ("l1", 0.3), ("l2_sum", 0.09 * 3 * 32 * 32)):
             loss = ce.reconstruction_loss(truth + 0.3, truth, weights, kind)
             assert loss.item() == pytest.approx(value * weights.mean().item(), rel=1e-5)
 
@@ -114,8 +164,9 @@ class TestObjective:
 
     def test_each_choice_of_loss_changes_the_generators_step(self):
         changes = [{"ratio": 1.0}, {"ratio": math.inf}, {"ratio": 0.0}, {"reconstruction": "l1"}, {"overlap": 0},
-                   {"overlap_weight": 3.0}, {"fill": "mean"}, {"overlap_visible": True}, {"lr_factor": 1.0},
-                   {"conditional": True}, {"beta1": 0.9}]  # fmt: skip
+                   {"overlap_weight": 3.0}, {"fill": "mean"}, {"overlap_visible": True},
+                   {"conditional": True}, {"beta1": 0.9}, {"generator_lr_factor": 1.0}, {"composite": True},
+                   {"reconstruction": "l2_sum"}, {"pooling": True}]  # fmt: skip
 
         small = replace(SMALL, width=4, bottleneck=8)
 
@@ -169,7 +220,7 @@ class TestStep:
         changed[:, :, 17, 17] = 255 - changed[:, :, 17, 17]  # inside the patch (16..47), within the band of 4
         for visible in (False, True):
             method = trainer(replace(SMALL, overlap_visible=visible))
-            inputs = [method.cut(p.float() / 127.5 - 1, method.blank) for p in (x, changed)]
+            inputs = [method.mask_input(p.float() / 127.5 - 1, method.blank) for p in (x, changed)]
             assert torch.equal(*inputs) is not visible
 
     def test_losses_fall_on_a_photo_learned_by_heart(self):
@@ -186,9 +237,31 @@ class TestStep:
             a, b = ({k: v.item() for k, v in arm.step(x, step).items()} for arm in arms)
             assert a == pytest.approx(b, rel=1e-2), step
 
+    @pytest.mark.parametrize("region", ["centre", "random_block"])
+    def test_a_discriminator_of_composites_sees_the_known_pixels_and_the_prediction_in_the_hole(self, region):
+        method = trainer(replace(SMALL, composite=True, region=region))
+        x, patch = torch.rand(2, 3, 64, 64) * 2 - 1, torch.zeros(2, 3, method.settings.patch, method.settings.patch)
+        holes = masks.make(region, 2, 64, 0)
+        assert method.crop(x).shape == patch.shape or region != "centre"
+        expected = method.discriminator(torch.where(holes, 0.0, x))
+        torch.testing.assert_close(method.judged(x, patch, holes), expected)
+
+    def test_bf16_gives_the_losses_of_fp32_but_for_its_rounding(self):
+        exact, rounded = (trainer(replace(SMALL, ratio=1.0), precision=precision) for precision in ("fp32", "bf16"))
+        for step in range(3):
+            a, b = (arm.step(photos(8, seed=step), step) for arm in (exact, rounded))
+            assert b["rec"].dtype == torch.float32
+            assert b["rec"].item() == pytest.approx(a["rec"].item(), rel=0.02)
+            assert b["rec"].item() != a["rec"].item()
+
+    def test_random_masks_follow_the_seed_alone(self):
+        arms = [trainer(replace(SMALL, region="random_pixels", noise=noise), seed=2) for noise in (0, 4)]
+        assert torch.equal(arms[0].bank, arms[1].bank)
+        assert arms[0].bank.float().mean().item() == pytest.approx(0.8, abs=0.01)
+
 
 class TestInpaint:
-    @pytest.mark.parametrize("region", ["centre", "random_block"])
+    @pytest.mark.parametrize("region", ["centre", "random_block", "random_pixels"])
     def test_known_pixels_stay_and_the_hole_is_never_read(self, region):
         method, x = trainer(replace(SMALL, region=region)), photos(3).float() / 255
         mask = masks.make(region, 3, 64, 1)
@@ -237,8 +310,11 @@ class TestInpaint:
         ({"ratio": -1.0}, "ratio: -1.0 will not do; it must be a number from 0 to inf"),
         ({"ratio": math.nan}, "ratio: nan will not do"),
         ({"size": 100}, "size: 100 will not do; it must be a power of two"),
-        ({"region": "corner"}, "region: 'corner' will not do; it must be centre, random_block or random_region"),
-        ({"reconstruction": "l3"}, "reconstruction: 'l3' will not do; it must be l1 or l2"),
+        ({"region": "corner"}, "region: 'corner' will not do; it must be one of centre, random_block, random_region, "
+         "random_pixels"),
+        ({"reconstruction": "l3"}, "reconstruction: 'l3' will not do; it must be l1, l2 or l2_sum"),
+        ({"generator_lr_factor": 0.0}, "generator_lr_factor: 0.0 will not do; it must be above 0"),
+        ({"composite": True, "conditional": True}, "composite: True will not do; it must be False where"),
         ({"overlap": 16}, "overlap: 16 will not do; it must be from 0 to less than a quarter patch"),
         ({"fill": "white"}, "fill: 'white' will not do; it must be zero or mean"),
         ({"conditional": True, "region": "random_block"}, "conditional: True will not do"),

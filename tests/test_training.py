@@ -21,6 +21,7 @@ from inpaintlib.training import (
     generator,
     initialise,
     load_checkpoint,
+    native_bf16,
     save_checkpoint,
     strip,
 )
@@ -73,6 +74,13 @@ def test_budget_is_photos_and_losses_are_means_since_the_last_row(tmp_path):
     assert history["loss"].tolist()[1:] == [0.5, 2.5, 4.5, 6.5, 8.5]
     assert history["test_score"].dropna().tolist() == [0, 4, 8, 10]
     assert pd.read_csv(tmp_path / "history.csv")["loss"].equals(history["loss"])
+
+
+@pytest.mark.parametrize(("every", "looked"), [(0.012, [0, 3, 6, 10]), (0.028, [0, 10]), (0.02, [0, 5, 10])])
+def test_an_evaluation_shortly_before_the_last_is_left_out(tmp_path, every, looked):
+    history = train(Line(), tmp_path, eval_kimg=every, evaluate=lambda: {"score": 1.0})
+    assert history.dropna(subset="test_score")["step"].tolist() == looked
+    assert len(list((tmp_path / "frames").iterdir())) == 0
 
 
 def test_resumed_training_is_bit_identical(tmp_path):
@@ -207,6 +215,8 @@ def test_frozen_networks_pass_gradients_and_take_none():
 def test_devices():
     assert choose_device("cpu").type == "cpu"
     assert choose_device().type in ("cpu", "cuda")
+    assert ContextEncoder(SMALL, 0, "cpu").bf16 == native_bf16()
+    assert not ContextEncoder(SMALL, 0, "cpu", "fp32").bf16
     with pytest.raises(BadInput, match="device: 'abacus' cannot be used here"):
         choose_device("abacus")
 

@@ -5,9 +5,10 @@ from truth. The joint loss (Eq. 3) is ``L = lambda_rec L_rec + lambda_adv L_adv`
 they differ: the paper, its Lua code, and the student report whose Table 1 this study rebuilds ("the report").
 Where they do, this file has a parameter, and :class:`Settings` says who used which value.
 
-Not modelled, because an Adam step does not feel it: the report halves D's loss. Not followed: the report's
-beta2 = 0.9 and PyTorch's default initialisation (we use the paper's DCGAN rule); Lua's one random region a batch
-(ours: one a photo) and its gradient of D before D's update in G's step (ours, as every port's: after).
+The report halves D's loss; we leave that out, because Adam's steps do not depend on a loss's scale. Nor do we follow
+the report's beta2 = 0.9 by default and PyTorch's initialisation (ours is the paper's, DCGAN's rule), Lua's one random
+region a batch (ours: one a photo), and Lua's gradient of D from before D's update in F's step (ours, as in every
+port: from after it).
 """
 
 import math
@@ -22,16 +23,11 @@ from torch import Tensor, nn
 from inpaintlib import BadInput
 from inpaintlib.data import masks
 from inpaintlib.losses import adversarial
-from inpaintlib.training import (
-    Trainer,
-    adam,
-    frozen,
-    generator,
-    initialise_dcgan,
-    seeded,
-)
+from inpaintlib.training import Trainer, adam, frozen, generator, initialise, initialise_dcgan
 
 MEAN_FILL = (117 / 255, 104 / 255, 123 / 255)  # as Lua orders it: a permuted Caffe mean
+REGIONS = ("centre", "random_block", "random_region", "random_pixels")  # of masks.py; random_pixels: 80 % are missing
+BANK = 2048  # random masks, drawn once from the seed; each step picks one a photo
 
 
 @dataclass(frozen=True)
@@ -42,21 +38,23 @@ class Settings:
     """
 
     size: int = 128  # px, a power of two; paper and Lua 128, the report scales everything to 128
-    region: str = "centre"  # centre | random_block | random_region; centre: F predicts the patch only
+    region: str = "centre"  # a key of REGIONS; centre: F predicts the patch only, else the whole photo
     ratio: float = 999.0  # lambda_rec / lambda_adv; 0 = adversarial only, inf = reconstruction only
-    reconstruction: str = "l2"  # l2 (Eq. 1) | l1 (the paper saw no significant difference)
+    reconstruction: str = "l2"  # l2 (Eq. 1, a mean as in Lua) | l1 (the paper) | l2_sum (the report's first try)
     overlap: int = 7  # px of band inside the patch's edge; paper and report 7, Lua 4 (its default: 0)
     overlap_visible: bool = False  # paper and Lua: True (the hole is smaller than the patch); the report: False
     overlap_weight: float = 10.0  # of the reconstruction in the band; random regions: of the known pixels
     fill: str = "zero"  # zero (paper 3.3, report: mid-grey, 0 of [-1, 1]) | mean (paper 4, Lua)
     lr: float = 2e-4  # of D
-    lr_factor: float = 10.0  # F's rate over D's; paper and Lua 10 (Lua: 1 at ratio 0 and infinity)
+    generator_lr_factor: float = 10.0  # F's learning rate over D's; paper, Lua 10 (Lua: 1 at ratio 0 and infinity)
     beta1: float = 0.5
     beta2: float = 0.999  # the report: 0.9
     width: int = 64  # channels of the first layer; 64 in the paper
     bottleneck: int = 4000  # units; Lua's default is 100; 0 = channel-wise fully connected (paper 3.1)
     noise: int = 0  # units of N(0, 1) noise beside the bottleneck; Lua's option uses 100
+    pooling: bool = False  # the encoder's convolutions keep the size and a pooling layer halves it (paper 5: coarser)
     conditional: bool = False  # D also sees the photo with its hole (Lua's conditionAdv; the paper rejects it)
+    composite: bool = False  # D sees the prediction pasted into its photo, and not the prediction alone
 
     def __post_init__(self):
         def require(ok: bool, name: str, right: str) -> None:
@@ -64,22 +62,23 @@ class Settings:
                 raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
 
         require(self.size >= 32 and self.size & (self.size - 1) == 0, "size", "a power of two of at least 32 px")
-        require(self.region in ("centre", "random_block", "random_region"), "region",
-                "centre, random_block or random_region")  # fmt: skip
+        require(self.region in REGIONS, "region", f"one of {', '.join(REGIONS)}")
         require(self.region != "centre" or self.size >= 64, "size", "at least 64 px for a centre hole")
         require(self.ratio >= 0, "ratio", "a number from 0 to inf")
-        require(self.reconstruction in ("l1", "l2"), "reconstruction", "l1 or l2")
+        require(self.reconstruction in ("l1", "l2", "l2_sum"), "reconstruction", "l1, l2 or l2_sum")
         require(
             0 <= self.overlap < self.patch // 4,
             "overlap",
             f"from 0 to less than a quarter patch ({self.patch // 4} px)",
         )
         require(self.overlap_weight > 0, "overlap_weight", "above 0")
+        require(self.generator_lr_factor > 0, "generator_lr_factor", "above 0")
         require(self.fill in ("zero", "mean"), "fill", "zero or mean")
         require(self.bottleneck >= 0, "bottleneck", "0 (channel-wise) or a number of units")
         require(self.noise >= 0 and not (self.noise and not self.bottleneck), "noise",
                 "0 or a number of units, beside a bottleneck of at least one unit")  # fmt: skip
         require(not self.conditional or self.region == "centre", "conditional", "False unless region is centre")
+        require(not (self.composite and self.conditional), "composite", "False where conditional is True")
 
     @property
     def patch(self) -> int:
@@ -106,14 +105,30 @@ def channels(side: int, width: int) -> list[int]:
     return [width * max(1, 8 >> (stages - 1 - i)) for i in range(stages)]
 
 
-def down(inputs: int, outputs: int, bias: bool, norm: bool = True) -> nn.Sequential:
-    layers = [nn.Conv2d(inputs, outputs, 4, 2, 1, bias=bias), nn.BatchNorm2d(outputs) if norm else None]
-    return nn.Sequential(*filter(None, layers), nn.LeakyReLU(0.2))
+def down(inputs: int, outputs: int, bias: bool, norm: bool = True, pooling: bool = False) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 4, 1 if pooling else 2, 1, bias=bias)
+    layers = conv, nn.BatchNorm2d(outputs) if norm else None, nn.LeakyReLU(0.2)
+    return nn.Sequential(*filter(None, layers), *([nn.MaxPool2d(2, ceil_mode=True)] if pooling else []))
 
 
-def up(inputs: int, outputs: int, bias: bool, padding: int = 1) -> nn.Sequential:
-    conv = nn.ConvTranspose2d(inputs, outputs, 4, 2 if padding else 1, padding, bias=bias)
+def up(inputs: int, outputs: int, bias: bool) -> nn.Sequential:
+    conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Squeeze(nn.Conv2d):
+    """Conv2d(C, units, 4) on a 4x4 map, (B, C, 4, 4) -> (B, units, 1, 1): computed as the matrix product that it is."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+
+
+class Spread(nn.ConvTranspose2d):
+    """ConvTranspose2d(units, C, 4) on one pixel, (B, units, 1, 1) -> (B, C, 4, 4): a matrix product, too."""
+
+    def forward(self, code: Tensor) -> Tensor:
+        maps = (code.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
+        return maps if self.bias is None else maps + self.bias.view(1, -1, 1, 1)
 
 
 class ChannelWiseLinear(nn.Module):
@@ -121,7 +136,11 @@ class ChannelWiseLinear(nn.Module):
 
     def __init__(self, maps: int, side: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(maps, side**2, side**2) * 0.02)
+        self.weight = nn.Parameter(torch.empty(maps, side**2, side**2))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, 0, 0.02)
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.einsum("bci,cij->bcj", features.flatten(2), self.weight).view_as(features)
@@ -138,14 +157,15 @@ class Generator(nn.Module):
         s, inner = settings, channels(settings.size, settings.width)
         outer = channels(s.patch, s.width)[::-1]
         self.encoder = nn.Sequential(
-            down(3, inner[0], bias, norm=False), *(down(a, b, bias) for a, b in pairwise(inner))
+            down(3, inner[0], bias, False, s.pooling), *(down(a, b, bias, True, s.pooling) for a, b in pairwise(inner))
         )
         self.noise = nn.Conv2d(s.noise, s.noise, 1, bias=bias) if s.noise else None
         if s.bottleneck:
             units = s.bottleneck + s.noise
-            self.squeeze = nn.Conv2d(inner[-1], s.bottleneck, 4, bias=bias)
+            self.squeeze = Squeeze(inner[-1], s.bottleneck, 4, bias=bias)
             norm = nn.BatchNorm2d(units) if bottleneck_norm else nn.Identity()
-            self.bottleneck = nn.Sequential(norm, nn.LeakyReLU(0.2), up(units, outer[0], bias, padding=0))
+            spread = nn.Sequential(Spread(units, outer[0], 4, bias=bias), nn.BatchNorm2d(outer[0]), nn.ReLU())
+            self.bottleneck = nn.Sequential(norm, nn.LeakyReLU(0.2), spread)
         else:
             self.squeeze = ChannelWiseLinear(inner[-1], 4)
             spread = nn.Conv2d(inner[-1], outer[0], 3, 1, 1, bias=bias)
@@ -155,7 +175,6 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(outer[-1], 3, 4, 2, 1, bias=bias),
             nn.Tanh(),
         )
-        self.apply(initialise_dcgan)
 
     def forward(self, holed: Tensor, z: Tensor | None = None) -> Tensor:
         code = self.squeeze(self.encoder(holed))
@@ -165,7 +184,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: predictions or truths (B,3,P,P) in [-1,1] -> logits (B,), a sigmoid short of a probability.
+    """D: predictions or ground truths (B,3,P,P) in [-1,1] -> logits (B,); their sigmoid is a probability.
 
     Conditional: also sees the photo with its hole (B,3,2P,2P), through one layer of its own.
     """
@@ -180,8 +199,7 @@ class Discriminator(nn.Module):
             first = [down(2 * width, widths[0], False)]
         self.conditional = conditional
         stages = [down(a, b, False) for a, b in pairwise(widths)]
-        self.layers = nn.Sequential(*first, *stages, nn.Conv2d(widths[-1], 1, 4, bias=False))
-        self.apply(initialise_dcgan)
+        self.layers = nn.Sequential(*first, *stages, Squeeze(widths[-1], 1, 4, bias=False))
 
     def forward(self, patch: Tensor, holed: Tensor | None = None) -> Tensor:
         if self.conditional:
@@ -200,9 +218,13 @@ def overlap_weights(patch: int, overlap: int, weight: float) -> Tensor:
 
 
 def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor, kind: str = "l2") -> Tensor:
-    """Eq. 1 as Lua computes it: the mean over all values of weights * (difference)^2, in [-1,1] units; or L1."""
+    """Eq. 1 as Lua computes it: the mean over all values of weights * (difference)^2, in [-1,1] units.
+
+    ``l1``: of |difference|. ``l2_sum``: the sum over each photo's values, and the mean over photos alone.
+    """
     difference = predicted.float() - truth.float()
-    return (weights * (difference.square() if kind == "l2" else difference.abs())).mean()
+    loss = (weights * (difference.abs() if kind == "l1" else difference.square())).mean()
+    return loss * difference[0].numel() if kind == "l2_sum" else loss
 
 
 # Training and use
@@ -221,36 +243,36 @@ class ContextEncoder(Trainer):
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
-        self.settings, self.seed = settings, seed
+        s = self.settings = settings
+        self.seed = seed
         self.place(device, precision, acceleration)
-        with seeded(seed):
-            self.generator = Generator(settings)
-            self.discriminator = Discriminator(settings.patch, settings.width, settings.conditional)
+        sees = s.size if s.composite else s.patch
+        self.generator = initialise(Generator(s), seed, "generator", initialise_dcgan)
+        self.discriminator = initialise(Discriminator(sees, s.width, s.conditional), seed, "discriminator",
+                                        initialise_dcgan)  # fmt: skip
         for network in (self.generator, self.discriminator):
             network.to(self.device, memory_format=torch.channels_last)
-        betas = (settings.beta1, settings.beta2)
-        self.adam_g = adam(self.generator, settings.lr * settings.lr_factor, betas, self.device)
-        self.adam_d = adam(self.discriminator, settings.lr, betas, self.device)
-        grey = (0.5,) * 3 if settings.fill == "zero" else MEAN_FILL
+            for layer in network.modules():
+                if isinstance(layer, Squeeze | Spread):  # a matrix product flattens them: as they lie, without a copy
+                    layer.to(memory_format=torch.contiguous_format)
+        betas = (s.beta1, s.beta2)
+        self.adam_g = adam(self.generator, s.lr * s.generator_lr_factor, betas, self.device)
+        self.adam_d = adam(self.discriminator, s.lr, betas, self.device)
+        grey = (0.5,) * 3 if s.fill == "zero" else MEAN_FILL
         self.fill = torch.tensor(grey, device=self.device).view(1, 3, 1, 1) * 2 - 1
-        self.band = overlap_weights(settings.patch, settings.overlap, settings.overlap_weight).to(self.device)
-        blank = settings.hole if settings.region == "centre" else settings.size // 2
-        self.blank = masks.centre(1, settings.size, hole=blank).to(self.device)
-        self.bank = self._mask_bank() if settings.region != "centre" else None
+        self.band = overlap_weights(s.patch, s.overlap, s.overlap_weight).to(self.device)
+        self.blank = masks.centre(1, s.size, hole=s.hole if s.region == "centre" else s.size // 2).to(self.device)
+        self.bank = None if s.region == "centre" else masks.make(s.region, BANK, s.size, seed).to(self.device)
         self._g, self._d, self._update = self.generator, self.discriminator, self.replayed(self.update)
         if self.compiled:
             self._g, self._d = torch.compile(self.generator), torch.compile(self.discriminator)
-
-    def _mask_bank(self) -> Tensor:
-        """2,048 random masks, drawn once; each step picks among them and mirrors them."""
-        return masks.make(self.settings.region, 2048, self.settings.size, self.seed).to(self.device)
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update of D, then one of F, on uint8 photos (B,3,S,S); returns the losses, on the device."""
         draw, inputs = generator(self.seed, step), {"photos": photos}
         if self.bank is not None:
-            rows = torch.randint(len(self.bank), (len(photos),), generator=draw)
-            inputs["holes"] = self.bank[rows.to(self.device)]
+            chosen = torch.randint(len(self.bank), (len(photos),), generator=draw)
+            inputs["holes"] = self.bank[chosen.to(self.device)]
         if self.settings.noise:
             inputs["z"] = torch.randn(len(photos), self.settings.noise, generator=draw).to(self.device)
         return self._update(**inputs)
@@ -259,36 +281,41 @@ class ContextEncoder(Trainer):
         """The whole training step as device work alone. F runs once and serves both updates."""
         s, (lambda_rec, lambda_adv) = self.settings, self.settings.weights
         x = (photos.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        holed = self.cut(x, self.blank if holes is None else holes)
-        truth, weights = x, self.band
-        if s.region == "centre":
-            truth = self.crop(x)
-        elif s.overlap:  # Lua's useOverlapPred: the known pixels weigh more
-            weights = torch.where(holes, 1.0, s.overlap_weight)
-        else:
-            weights = torch.ones_like(holes, dtype=torch.float)
-        context, losses = (holed if s.conditional else None), {}
+        holes = self.blank if holes is None else holes
+        masked = self.mask_input(x, holes)
+        truth, weights = (self.crop(x), self.band) if s.region == "centre" else (x, self.pixel_weights(holes))
         with self.autocast():
-            predicted = self._g(holed, z)
-            if lambda_adv:
-                real, fake = self._d(truth, context), self._d(predicted.detach(), context)
-                losses["d_real"], losses["d_fake"] = adversarial(real, True), adversarial(fake, False)
+            predicted = self._g(masked, z)
+        losses = self._update_discriminator(x, predicted.detach(), holes) if lambda_adv else {}
+        losses["rec"] = joint = reconstruction_loss(predicted, truth, weights, s.reconstruction)
         if lambda_adv:
-            self.adam_d.zero_grad(set_to_none=True)
-            (losses["d_real"] + losses["d_fake"]).backward()
-            self.adam_d.step()
-        losses["rec"] = reconstruction_loss(predicted, truth, weights, s.reconstruction)
-        total = lambda_rec * losses["rec"]
-        if lambda_adv:
-            with frozen(self.discriminator), self.autocast():
-                losses["adv"] = adversarial(self._d(predicted, context), True)
-            total = total + lambda_adv * losses["adv"]
+            with frozen(self.discriminator):
+                losses["adv"] = adversarial(self.judged(x, predicted, holes), True)
+            joint = lambda_rec * losses["rec"] + lambda_adv * losses["adv"]  # Eq. 3
         self.adam_g.zero_grad(set_to_none=True)
-        total.backward()
+        joint.backward()
         self.adam_g.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def cut(self, x: Tensor, holes: Tensor) -> Tensor:
+    def _update_discriminator(self, x: Tensor, predicted: Tensor, holes: Tensor) -> dict[str, Tensor]:
+        """One step of D up Eq. 2. Batch norm sees ground truths and predictions apart."""
+        truth = self.crop(x) if self.settings.region == "centre" else x
+        losses = {"d_real": adversarial(self.judged(x, truth, holes), True),
+                  "d_fake": adversarial(self.judged(x, predicted, holes), False)}  # fmt: skip
+        self.adam_d.zero_grad(set_to_none=True)
+        (losses["d_real"] + losses["d_fake"]).backward()
+        self.adam_d.step()
+        return losses
+
+    def judged(self, x: Tensor, patch: Tensor, holes: Tensor) -> Tensor:
+        """D's logits (B,) of patches (B,3,P,P) that are predictions or ground truths of the photos x (B,3,S,S)."""
+        if self.settings.composite:
+            patch = torch.where(holes, self.placed(patch), x)
+        context = self.mask_input(x, holes) if self.settings.conditional else None
+        with self.autocast():
+            return self._d(patch, context)
+
+    def mask_input(self, x: Tensor, holes: Tensor) -> Tensor:
         """The input of F: a copy of x (B,3,S,S) in [-1,1] with the fill value in the holes (B or 1,1,S,S)."""
         return torch.where(holes, self.fill, x)
 
@@ -297,11 +324,20 @@ class ContextEncoder(Trainer):
         edge = (self.settings.size - self.settings.patch) // 2
         return x[..., edge : edge + self.settings.patch, edge : edge + self.settings.patch]
 
+    def placed(self, patch: Tensor) -> Tensor:
+        """The patch (B,3,P,P) where it lies in the photo: (B,3,S,S), zero around it."""
+        return F.pad(patch, [(self.settings.size - self.settings.patch) // 2] * 4)
+
+    def pixel_weights(self, holes: Tensor) -> Tensor:
+        """Random regions (B,1,S,S): known pixels weigh more where ``overlap`` is on (Lua's useOverlapPred)."""
+        return torch.where(holes, 1.0, self.settings.overlap_weight if self.settings.overlap else 1.0)
+
     @torch.no_grad()
     def inpaint(self, photos: Tensor, mask: Tensor) -> Tensor:
         """An Inpainter: photos (B,3,S,S) in [0,1], mask (B,1,S,S) True = hole -> the completed photos.
 
-        A centre network blanks what it blanked in training and pastes its prediction into the mask only.
+        A centre network blanks what it blanked in training and pastes its prediction into the mask only. Where there
+        is noise it is zero here, its mean, so that a network gives one fill; Lua draws it at test time too.
 
         Raises:
             BadInput: another size than the network's, or holes where a centre network saw photo in training.
@@ -313,15 +349,14 @@ class ContextEncoder(Trainer):
                            f"for {s.size}x{s.size}; resize them, or train one of their size")  # fmt: skip
         if s.region == "centre" and (mask & ~self.blank).any():
             raise BadInput(f"mask: has holes outside the central {s.hole}x{s.hole} px, all that this network fills; "
-                           "use a network trained with region random_block or random_region")  # fmt: skip
+                           "use a network trained with another region, such as random_block")  # fmt: skip
         x = photos * 2 - 1
-        holed = self.cut(x, self.blank if s.region == "centre" else mask)
+        masked = self.mask_input(x, self.blank if s.region == "centre" else mask)
         z = torch.zeros(len(x), s.noise, device=x.device) if s.noise else None
         self.generator.eval()
-        predicted = (self.generator(holed.contiguous(memory_format=torch.channels_last), z).float() + 1) / 2
+        predicted = (self.generator(masked.contiguous(memory_format=torch.channels_last), z).float() + 1) / 2
         self.generator.train()
-        edge = (s.size - s.patch) // 2
-        return torch.where(mask, F.pad(predicted.clamp(0, 1), [edge] * 4), photos)
+        return torch.where(mask, self.placed(predicted.clamp(0, 1)), photos)
 
     @classmethod
     def load(cls, path: Path, device: str = "auto") -> "ContextEncoder":
