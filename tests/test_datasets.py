@@ -194,7 +194,7 @@ def test_listing(data):
     (data / "test_mask.zip").write_bytes(b"PK")
     rows = {row["name"]: row for row in datasets.listing()}
     assert list(rows) == list(datasets.REGISTRY)
-    assert (rows["demo"]["state"], rows["demo"]["photos"]) == ("here", 78)
+    assert (rows["demo"]["state"], rows["demo"]["photos"]) == ("here", 102)
     assert (rows["utkface"]["photos"], rows["utkface"]["size"]) == (2, len(jpeg(0)) + len(jpeg(1)))
     assert (rows["celeba"]["state"], rows["celeba"]["photos"]) == ("not fetched", None)
     assert "truncated" in rows["nvidia_masks_test"]["state"]
@@ -203,7 +203,7 @@ def test_listing(data):
 def test_demo_is_split_by_photo_and_matches_its_manifest(tmp_path, monkeypatch):
     path = datasets.fetch("demo")
     splits = [split for split, _ in datasets.members(path)]
-    assert (splits.count("train"), splits.count("test"), len(splits)) == (62, 16, 78)
+    assert (splits.count("train"), splits.count("test"), len(splits)) == (71, 31, 102)
     copy = tmp_path / "data" / "demo"
     shutil.copytree(path, copy)
     monkeypatch.setattr(datasets, "ROOT", tmp_path)
@@ -211,6 +211,17 @@ def test_demo_is_split_by_photo_and_matches_its_manifest(tmp_path, monkeypatch):
     photo.write_bytes(photo.read_bytes()[:-1])
     with pytest.raises(BadInput, match=f"{photo.name} is missing or is not the photo of manifest.csv"):
         datasets.fetch("demo")
+
+
+def test_a_series_lies_in_one_split_and_every_photo_has_a_source():
+    rows = datasets._manifest(datasets.locate("demo"))
+    assert all(row["licence"] and row["credit"] and row["source"] and row["original_file"] for row in rows)
+    splits = {(row["series"], row["file"].split("/")[0]) for row in rows if row["series"]}
+    assert splits == {("reef", "train")}
+    assert all((row["series"] == "reef") == ("reef-" in row["file"]) for row in rows)
+    kodak = [row for row in rows if "Kodak" in row["source"]]
+    assert [row["file"] for row in kodak] == [f"test/kodim{i:02}.jpg" for i in range(1, 25)]
+    assert sum((datasets.locate("demo") / row["file"]).stat().st_size for row in kodak) < 3e6
 
 
 def test_fingerprint_changes_with_the_source(tmp_path):

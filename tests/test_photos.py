@@ -340,15 +340,76 @@ def test_multiscale_boxes_depend_on_the_seed_alone_and_cover_the_photo():
 
 def test_demo_crops_are_named_after_photo_and_box():
     train, test = (load("demo", 16, split) for split in ("train", "test"))
-    assert (len(train), len(test), train.name) == (2480, 128, "demo")
-    names = [{id.split("#")[0] for id in part.ids} for part in (train, test)]
-    assert (len(names[0]), len(names[1])) == (62, 16)
+    assert (len(train), len(test), train.name) == (1738, 248, "demo")
+    names = [set(part.pictures) for part in (train, test)]
+    assert (len(names[0]), len(names[1])) == (71, 31)
     assert all(name.startswith("train/") for name in names[0])
     assert all(name.startswith("test/") for name in names[1])
     name, box = train.ids[777].split("#")
     photo = Image.open(datasets.locate("demo") / name)
     square = photo.resize((16, 16), Image.BILINEAR, box=tuple(map(int, box.split(","))))
     assert np.array_equal(train.array[777], np.asarray(square).transpose(2, 0, 1))
+
+
+def test_a_series_gives_at_most_a_quarter_of_the_demos_train_crops():
+    pictures = load("demo", 64, "train").pictures
+    assert 0.2 < sum("reef-" in picture for picture in pictures) / len(pictures) <= 0.25
+    ids = [str(i) for i in range(10)]
+    assert photos._crops_of_series(ids, {"8": "a", "9": "a"}) == {"8": 40, "9": 40}  # 80 of 400: no limit needed
+    few = photos._crops_of_series(ids, dict.fromkeys(ids[4:], "a"))
+    assert set(few.values()) == {8}  # 6 * 8 of 4 * 40 + 6 * 8 are 23 %; with 9 they would be 25.2 %
+
+
+# spread, and the examples that figures show
+
+
+def test_pictures_are_ids_without_the_crop_box():
+    some = replace(numbered(3), ids=["a.jpg#1,2,3,4", "b#1,2,3,4.jpg", "c.jpg"])
+    assert some.pictures == ["a.jpg", "b#1,2,3,4.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize("n", [1, 5, 7, 16, 40, 56, 0, 100])
+def test_spread_takes_as_many_photos_of_each_picture(n):
+    """Seven pictures, of one 2 photos, of the others 9."""
+    ids = [f"{p}#{i},0,8,8" for p in "abcdefg" for i in range(2 if p == "c" else 9)]
+    every = replace(numbered(56), ids=ids)
+    chosen, names, pictures = every.spread(n)
+    count = min(n or 56, 56)
+    assert len(chosen) == len(set(names)) == count
+    assert names == sorted(names)
+    assert [name.split("#")[0] for name in names] == pictures
+    assert [ids[row] for row in chosen[:, 0, 0, 0].tolist()] == names
+    counts = [pictures.count(p) for p in "abdefg"]
+    assert max(counts) - min(counts) <= 1
+    assert pictures.count("c") == 2 or pictures.count("c") >= min(counts)
+    chosen[0] = 9  # memory of its own
+    assert every.array[0, 0, 0, 0] == 0
+
+
+@pytest.mark.parametrize("n", [2, 8, 64, 1000])
+def test_spread_is_even_over_photos_that_are_a_picture_each(n):
+    rows = np.array(photos._even_rows([str(i) for i in range(1000)], n))
+    assert len(set(np.diff(rows))) <= 3
+    assert np.diff([*rows, 1000]).max() <= 3 * 1000 / n
+    more = photos._even_rows([str(i) for i in range(1000)], min(2 * n, 1000))
+    assert set(rows) <= set(more)
+
+
+def test_examples_are_the_centres_of_different_test_pictures():
+    shown, names = photos.examples(32)
+    assert (shown.shape, shown.dtype, len(set(names))) == ((12, 3, 32, 32), torch.float32, 12)
+    assert shown.min() >= 0
+    assert 0.9 < shown.max() <= 1
+    at = names.index("kodim04")
+    photo = Image.open(datasets.locate("demo") / "test" / "kodim04.jpg")
+    square = np.asarray(photo.resize((32, 32), Image.BILINEAR, box=(0, 128, 512, 640))).transpose(2, 0, 1)
+    assert np.array_equal(shown[at].mul(255).round().byte().numpy(), square)
+    assert len(photos.examples(8, n=1000)[1]) == 31
+    faces, people = photos.examples(32, faces=True)
+    assert (len(faces), people) == (2, ["kodim04", "kodim15"])
+    assert not torch.equal(faces[0], shown[at])
+    with pytest.raises(BadInput, match="size=0, n=12: examples need both to be at least 1"):
+        photos.examples(0)
 
 
 # batches

@@ -53,7 +53,7 @@ class Dataset:
 
 REGISTRY = {
     "demo": Dataset(
-        about="78 photos under free licences, in the repository",
+        about="102 photos under free licences, in the repository",
         how="in the repository (git checkout -- data/demo)",
         names=("demo",),
         resize="multiscale",
@@ -300,8 +300,17 @@ def _download_celeba(folder: Path) -> Path:
     return folder / "img_align_celeba.zip"
 
 
+def series(path: Path) -> dict[str, str]:
+    """The series of each demo photo that belongs to one, by id."""
+    return {row["file"]: row["series"] for row in _manifest(path) if row["series"]}
+
+
+def _manifest(path: Path) -> list[dict[str, str]]:
+    return list(DictReader(StringIO(read(path, "manifest.csv").decode())))
+
+
 def _verify_demo(path: Path) -> None:
-    rows = list(DictReader(StringIO(read(path, "manifest.csv").decode())))
+    rows = _manifest(path)
     for row in rows:
         file = path / row["file"]
         if not file.exists() or sha256(file) != row["sha256"]:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,12 +23,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from inpaintlib import BadInput
+from inpaintlib import ROOT, BadInput
 from inpaintlib.data import datasets
 from inpaintlib.files import lock, read_json, reason, write_atomically, write_json
 
 RULES = ("squash", "crop", "multiscale")
-CROPS = {"train": 40, "test": 8}  # multiscale crops of a photo
+CROPS = {"train": 40, "test": 8}  # multiscale crops of a photo, fewer of one of a series
+LARGEST_SERIES = 1 / 4  # of the train crops
 SMALLEST = 1 / 3  # side of the smallest multiscale crop, relative to the photo's short side
 CROP_BOX = re.compile(r"#\d+,\d+,\d+,\d+$")  # at the end of a multiscale crop's id
 FORMAT = 1  # raised when a change here makes the arrays on disk stale
@@ -143,7 +144,8 @@ def prepare(
     ``dataset`` is a name of the registry or the path of a folder or zip. ``size`` is the side in pixels. ``resize`` is
     "squash" (the whole photo, its shape distorted to a square: the seed's rule), "crop" (the central square) or
     "multiscale" (40 square crops of each train photo and 8 of each test photo, from its short side down to a third of
-    it, never enlarged); None takes the dataset's default. Every resampling is bilinear and antialiased. ``limit`` is
+    it, never enlarged; so many fewer of the train photos of a series that it gives at most a quarter of the train
+    crops); None takes the dataset's default. Every resampling is bilinear and antialiased. ``limit`` is
     the most photos taken from each split, drawn evenly. ``workers`` is the number of threads (None: one a core).
 
     Photos become RGB: greyscale and palettes exactly, CMYK by Pillow's conversion, 16 bits rounded to 8, transparency
@@ -213,13 +215,16 @@ def _build(
     with ThreadPoolExecutor(workers) as pool:
         splits = _splits(pool, source, dataset, workers)
         prefix = _common_folder([id for ids in splits.values() for id in ids])
+        crops = {split: defaultdict(lambda n=n: n) for split, n in CROPS.items()}
+        if dataset == "demo":
+            crops["train"].update(_crops_of_series(splits["train"], datasets.series(source)))
         for split in ("test", "train"):  # test first: train photos are compared with them
             chosen = _even_subset(splits[split], prefix, limit)
             rows = []
             bar = tqdm(total=len(chosen), unit="photo", desc=f"{dataset} {size} px {split}")
             with bar, open(folder / f"{split}.npy", "wb") as file:
                 _write_header(file, 0, size)
-                jobs = ((source, chunk, size, rule, CROPS[split]) for chunk in _chunks(chosen))
+                jobs = ((source, chunk, size, rule, crops[split]) for chunk in _chunks(chosen))
                 for decoded in _in_order(pool, _decode_chunk, jobs, 2 * workers):
                     for photo in decoded:
                         bar.update()
@@ -250,6 +255,14 @@ def _build(
         raise BadInput(f"{source} gives no photos of {size} px: {len(bad)} are unreadable and {small} too small.")
     seconds = round(time.monotonic() - started, 2)
     return counts | {"duplicates": duplicates, "small": small, "bad": bad, "seconds": seconds}
+
+
+def _crops_of_series(ids: list[str], series: dict[str, str]) -> dict[str, int]:
+    """How many crops each photo of a series gives, such that none of them exceeds LARGEST_SERIES of all crops."""
+    sizes = Counter(series[id] for id in ids if id in series)
+    others = CROPS["train"] * (len(ids) - sizes.total())
+    most = {name: int(LARGEST_SERIES / (1 - LARGEST_SERIES) * others) // n for name, n in sizes.items()}
+    return {id: min(CROPS["train"], most[series[id]]) for id in ids if id in series}
 
 
 def _bad_photos(source: Path, bad: dict[str, str]) -> BadInput:
@@ -328,6 +341,30 @@ def _write_header(file: io.BufferedWriter, n: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n, 3, size, size)})
 
 
+FACES = {"kodim04": (0, 84, 512, 596), "kodim15": (256, 0, 768, 512)}
+"""Squares of two portraits. Half-way down an aligned CelebA photo's central square lie the eyes, .22 of its side apart;
+here .24 apart and half-way down (kodim04), and .32 apart and .3 down, because that photo ends above the forehead."""
+
+
+def examples(size: int, n: int = 12, faces: bool = False) -> tuple[Tensor, list[str]]:
+    """The photos that figures show: the centres of n demo test photos, float (n, 3, size, size) in [0, 1], and names.
+
+    Each is of another picture. ``faces`` gives the faces of ``FACES`` instead, of which there are two. Fewer come where
+    there are not n. Raises BadInput for a size or an n below 1.
+    """
+    if size < 1 or n < 1:
+        raise BadInput(f"size={size}, n={n}: examples need both to be at least 1.")
+    folder = ROOT / "data" / "demo" / "test"
+    names = sorted(FACES) if faces else sorted(path.stem for path in folder.glob("*.jpg"))
+    names = [names[row] for row in _even_rows(names, n)]
+    pixels = []
+    for name in names:
+        photo = to_rgb((folder / f"{name}.jpg").read_bytes())
+        box = FACES[name] if faces else crop_boxes(*photo.size, size, "crop", 1, b"")[0]
+        pixels.append(_resized(photo, size, box))
+    return torch.from_numpy(np.stack(pixels)).float() / 255, names
+
+
 @dataclass(frozen=True)
 class _Decoded:
     id: str
@@ -338,9 +375,9 @@ class _Decoded:
     boxes: Sequence[Box] = ()
 
 
-def _decode_chunk(job: tuple[Path, Sequence[str], int, str, int]) -> list[_Decoded]:
+def _decode_chunk(job: tuple[Path, Sequence[str], int, str, dict[str, int]]) -> list[_Decoded]:
     source, ids, size, rule, crops = job
-    return [_decode(source, id, size, rule, crops) for id in ids]
+    return [_decode(source, id, size, rule, crops[id]) for id in ids]
 
 
 def _decode(source: Path, id: str, size: int, rule: str, crops: int) -> _Decoded:
