@@ -242,7 +242,7 @@ def second_network(settings, state, photos, hole, fill):
 @pytest.mark.parametrize("conv", ["partial", "plain"])
 def test_network_equals_a_second_implementation(conv):
     torch.manual_seed(1)
-    settings = Settings(size=64, width=4, conv=conv, fill="grey")
+    settings = Settings(size=64, width=4, conv=conv, placeholder="grey")
     network = UNet(settings)
     photos, hole = torch.rand(3, 3, 64, 64), masks.irregular(3, 64, 0, (0.4, 0.5))
     for _ in range(3):  # statistics other than 0 and 1
@@ -260,7 +260,7 @@ def test_only_plain_convolutions_see_the_fill():
         outputs = [network(photos, hole, fill) for fill in fills]
         assert torch.equal(network(photos, hole), outputs[1])  # the default is ImageNet's mean colour
         assert torch.equal(outputs[0], outputs[1]) == torch.equal(outputs[0], outputs[2]) == (conv == "partial")
-    grey = UNet(Settings(size=32, width=4, conv="plain", fill="grey")).eval()
+    grey = UNet(Settings(size=32, width=4, conv="plain", placeholder="grey")).eval()
     assert torch.equal(grey(photos, hole), grey(photos, hole, fills[0]))
 
 
@@ -288,7 +288,7 @@ def narrow_vgg():
 
 def small(seed=0, bank=None, **choices):
     settings = Settings(**({"size": 32, "width": 4, "bank": 12} | choices))
-    return PartialConvNet(settings, seed, device="cpu", vgg=narrow_vgg(), bank=bank)
+    return PartialConvNet(settings, seed, "cpu", "fp32", vgg=narrow_vgg(), bank=bank)
 
 
 def photos_of(n, size=32, seed=0):
@@ -410,7 +410,7 @@ def test_second_stage_freezes_the_encoders_statistics_and_lowers_the_learning_ra
         assert method.network.encoder[1].norm.training == (step < 2)
 
 
-ARMS = ({"conv": "plain"}, {"conv": "plain", "fill": "grey"}, {"scaling": False}, {"style_weight": 0.0},
+ARMS = ({"conv": "plain"}, {"conv": "plain", "placeholder": "grey"}, {"scaling": False}, {"style_weight": 0.0},
         {"pixel_scale": 4.4}, {"vgg_input": "unit"})  # fmt: skip
 
 
@@ -476,7 +476,7 @@ def test_inpaint_keeps_known_pixels_and_never_sees_the_hole():
     known = ~mask.expand_as(photos)
     assert torch.equal(filled[known], photos[known])
     assert torch.equal(filled, method.inpaint(torch.where(mask, 0.9, photos), mask))
-    assert torch.equal(filled, method.inpaint(photos, mask, fill=torch.zeros(3, 1, 1)))
+    assert torch.equal(filled, method.inpaint(photos, mask, placeholder=torch.zeros(3, 1, 1)))
     assert 0 <= filled.min() <= filled.max() <= 1
     assert method.network.training
 
@@ -497,7 +497,7 @@ def test_the_network_compiles_without_a_graph_break():
         ({"size": 96}, "size: 96 will not do; it must be a power of two of at least 32 px"),
         ({"size": 16}, "size: 16 will not do"),
         ({"conv": "gated"}, "conv: 'gated' will not do; it must be partial or plain"),
-        ({"fill": "black"}, "fill: 'black' will not do; it must be mean or grey"),
+        ({"placeholder": "black"}, "placeholder: 'black' will not do; it must be mean or grey"),
         ({"pixel_scale": 0}, "pixel_scale: 0 will not do; it must be a number above 0"),
         ({"style_weight": -1}, "style_weight: -1 will not do; it must be a number of at least 0"),
         (dict.fromkeys(WEIGHTS, 0), "hole_weight: 0 will not do; it must be above 0"),

@@ -37,7 +37,9 @@ class Settings:
     size: int = 512  # px, a power of two from 32; fixes the depth: log2(size) - 1 levels
     width: int = 64  # channels of the first layer
     conv: str = "partial"  # partial | plain: the paper's baseline "Conv", the same network with ordinary convolutions
-    fill: str = "mean"  # mean (ImageNet's colour) | grey (127.5): what the hole holds; only plain convolutions see it
+    placeholder: str = (
+        "mean"  # what the hole holds, ImageNet's mean colour or grey (.5); only plain convolutions see it
+    )
     scaling: bool = True  # the factor sum(1)/sum(M) of Eq. 1; False: hypothesis A-6
     valid_weight: float = 1.0  # of L_valid
     hole_weight: float = 6.0  # of L_hole
@@ -64,7 +66,7 @@ class Settings:
                 "network has no depth")  # fmt: skip
         require(self.width >= 1, "width", "at least 1 channel")
         require(self.conv in ("partial", "plain"), "conv", "partial or plain")
-        require(self.fill in ("mean", "grey"), "fill", "mean or grey")
+        require(self.placeholder in ("mean", "grey"), "placeholder", "mean or grey")
         require(self.vgg_input in losses.SCALINGS, "vgg_input", f"one of {', '.join(losses.SCALINGS)}")
         for name, weight in self.weights.items():
             require(0 <= weight < math.inf, f"{name}_weight", "a number of at least 0")
@@ -228,7 +230,8 @@ class UNet(nn.Module):
         mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("deviation", deviation, persistent=False)
-        self.register_buffer("fill", mean if s.fill == "mean" else torch.full_like(mean, 0.5), persistent=False)
+        colour = mean if s.placeholder == "mean" else torch.full_like(mean, 0.5)
+        self.register_buffer("placeholder", colour, persistent=False)
         self.frozen_encoder_norm = False
 
     def train(self, mode: bool = True) -> "UNet":
@@ -236,9 +239,10 @@ class UNet(nn.Module):
         self.encoder.train(mode and not self.frozen_encoder_norm)
         return self
 
-    def forward(self, photos: Tensor, hole: Tensor, fill: Tensor | None = None) -> Tensor:
-        """``fill``: what the hole holds, broadcast to the photos; None: the settings' colour."""
-        features = (torch.where(hole, self.fill if fill is None else fill, photos) - self.mean) / self.deviation
+    def forward(self, photos: Tensor, hole: Tensor, placeholder: Tensor | None = None) -> Tensor:
+        """``placeholder``: what the hole holds, broadcast to the photos; None: the settings' colour."""
+        placeholder = self.placeholder if placeholder is None else placeholder
+        features = (torch.where(hole, placeholder, photos) - self.mean) / self.deviation
         features, valid = features.contiguous(memory_format=torch.channels_last), ~hole
         skips = []
         for block in self.encoder:
@@ -395,19 +399,19 @@ class PartialConvNet(Trainer):
                 terms["style"] = sum(losses.style(each, true) for each in predicted)
         return terms
 
-    def inpaint(self, photos: Tensor, mask: Tensor, fill: Tensor | None = None) -> Tensor:
+    def inpaint(self, photos: Tensor, mask: Tensor, placeholder: Tensor | None = None) -> Tensor:
         """An Inpainter: photos (B,3,H,W) in [0,1], mask (B,1,H,W) True = hole -> the completed photos.
 
         Known pixels are those of the photos; otherwise as :meth:`predict`.
         """
-        return torch.where(mask, self.predict(photos, mask, fill), photos)
+        return torch.where(mask, self.predict(photos, mask, placeholder), photos)
 
     @torch.no_grad()
-    def predict(self, photos: Tensor, mask: Tensor, fill: Tensor | None = None) -> Tensor:
+    def predict(self, photos: Tensor, mask: Tensor, placeholder: Tensor | None = None) -> Tensor:
         """What the network says of all pixels, known ones too: (B,3,H,W), clamped to [0,1].
 
-        H and W may differ from the training size where they are multiples of the network's stride. ``fill``: what
-        the hole holds, broadcast to the photos, instead of the settings' colour; partial convolutions never see it.
+        H and W may differ from the training size where they are multiples of the network's stride. ``placeholder``:
+        what the hole holds, broadcast to the photos, not the settings' colour; partial convolutions never see it.
 
         Raises:
             BadInput: a mask with greys, of another size or probably inverted; photos that the depth does not divide.
@@ -422,7 +426,7 @@ class PartialConvNet(Trainer):
             raise BadInput(f"photos: {high}x{wide} px will not do; this network halves {self.settings.levels} times, "
                            f"so both sides must be multiples of {stride} px, at least {stride}")  # fmt: skip
         self.network.eval()
-        predicted = self.network(photos, mask, fill)
+        predicted = self.network(photos, mask, placeholder)
         self.network.train()
         return predicted.clamp(0, 1)
 

@@ -1,14 +1,18 @@
 """Irregular holes, measured as Liu 2018 (partial convolutions) does: the twelve cells of its Table 1, and what its
 claims need beyond the usual metrics.
 
-A cell is a bin of the hole's share of the photo and a border rule. Every photo of a :func:`table1` is completed once in
-each cell, so cells are compared on the same photos.
+A cell is a bin of the masked fraction of the photo and a border rule. Every photo of a :func:`table1` is completed once
+in each cell, so cells are compared on the same photos.
 
 =============== =======================================================================================================
-kid_cell        the photo's share of its cell's KID: the mean over a cell is the KID of that cell
-valid_l1        mean |raw prediction - truth| over known pixels: what composition hides (networks only)
+kid_cell        the photo's part in its cell's KID: the mean over a cell is the KID of that cell
+valid_l1        mean |raw prediction - truth| over known pixels: what composition hides
 colour_offset   |mean of the fill - mean of the truth| in the hole, mean of the channels
-fill_deviation  by how much a pixel of the fill varies (standard deviation) with what the hole held (networks only)
+fill_deviation  by how much a pixel of the fill varies (standard deviation) with what the hole held
+roughness       mean |difference| of neighbours inside the hole, of the fill over that of the truth: below 1 is smoother
+detail          mean |difference| of neighbours inside the hole, of the truth: how complex what is missing is
+closed          1 where the encoder's last map has no hole left, else 0 (partial convolutions)
+closing_layer   the layer of the encoder after which the map has no hole left (partial convolutions)
 high_frequency  power of the fill over the truth's at periods below 4 px
 grid_peak       dB by which the fill's spectrum stands out at periods of 2, 4 and 8 px, less the truth's: strided layers
                 leave grids of such periods
@@ -30,89 +34,143 @@ from inpaintlib.data.photos import to_rgb
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.harness import figures
 from inpaintlib.methods.partial_conv import PartialConvNet, Settings, UNet
-from inpaintlib.metrics import Evaluation, evaluate
+from inpaintlib.metrics import Evaluation, evaluate, kernel
 
 CELL = ["hole_low", "hole_high", "border"]
 CELLS = pd.DataFrame([(*ratio, border) for ratio in masks.RATIO_BINS for border in masks.BORDERS], columns=CELL)
 SOURCES = ("auto", "nvidia", "generated")
+SQUARES = {"centre": masks.centre, "blocks": masks.random_block}
 GRID_PERIODS = (2, 4, 8)  # px
 
 
-def table1(name: str, photos: Tensor, ids: Sequence[str], source: str = "auto", seed: int = 1) -> TestSet:
+# Holes ---------------------------------------------------------------------------------------------------------------
+
+
+def table1(name: str, photos: Tensor, ids: Sequence[str], pictures: Sequence[str], source: str = "auto",
+           seed: int = 1) -> TestSet:  # fmt: skip
     """Each photo, uint8 (n,3,S,S), with a hole of each cell: 12 n photos, those of one photo in the order of CELLS.
 
-    ``source``: ``nvidia``, the published test masks, repeated where a cell has fewer than n; ``generated``, ours (of
-    one area in both border rules); ``auto``, NVIDIA's where they are fetched. The set's name ends in which it was.
+    ``source``: ``nvidia``, the published test masks but for every fifth (:func:`training_masks`), repeated where a cell
+    has fewer than n; ``generated``, ours (of one area in both border rules); ``auto``, NVIDIA's where they are fetched.
+    The set's name ends in which it was.
 
     Raises BadInput for another source, and for ``nvidia`` where these masks are not fetched.
     """
+    which, holes = _cell_holes(source, len(photos), photos.shape[-1], seed)
+    every = [f"{i} {low:g}-{high:g} {border}" for i in ids for low, high, border in CELLS.itertuples(index=False)]
+    repeated, of = photos.repeat_interleave(len(CELLS), 0), np.repeat(pictures, len(CELLS))
+    return TestSet.make(f"{name}, {which}", repeated, holes.flatten(0, 1), every, of)
+
+
+def one_of_each_cell(size: int, source: str = "auto", seed: int = 2) -> Tensor:
+    """Twelve holes bool (12,1,size,size), one of each cell in the order of CELLS; ``source`` as in :func:`table1`."""
+    return _cell_holes(source, 1, size, seed)[1][0]
+
+
+def _cell_holes(source: str, n: int, size: int, seed: int) -> tuple[str, Tensor]:
+    """Whose masks, and (n,12,1,size,size)."""
     if source not in SOURCES:
         raise BadInput(f"test_masks: {source!r} will not do; it must be one of {', '.join(SOURCES)}")
-    n, size, archive = len(photos), photos.shape[-1], None if source == "generated" else _nvidia(source == "nvidia")
-    holes = [_holes(archive, n, size, seed, (low, high), border) for low, high, border in CELLS.itertuples(index=False)]
-    every = [f"{i} {low:g}-{high:g} {border}" for i in ids for low, high, border in CELLS.itertuples(index=False)]
-    which = "NVIDIA's masks" if archive else "generated masks"
-    repeated = photos.repeat_interleave(len(CELLS), 0)
-    return TestSet.make(f"{name}, {which}", repeated, torch.stack(holes, 1).flatten(0, 1), every)
+    archive = None if source == "generated" else _located("nvidia_masks_test", source == "nvidia")
+    cells = list(CELLS.itertuples(index=False))
+    if archive is None:
+        return "generated masks", torch.stack([masks.irregular(n, size, seed, (a, b), c) for a, b, c in cells], 1)
+    there = [masks.nvidia(archive, size, ratio=(a, b), border=c, limit=n, fifth=False) for a, b, c in cells]
+    return "NVIDIA's masks", torch.stack([some[torch.arange(n) % len(some)] for some in there], 1)
 
 
-def _nvidia(needed: bool) -> Path | None:
+def _located(name: str, needed: bool = False) -> Path | None:
     try:
-        return datasets.locate("nvidia_masks_test")
+        return datasets.locate(name)
     except BadInput:
         if needed:
             raise
         return None
 
 
-def _holes(archive: Path | None, n: int, size: int, seed: int, ratio: tuple[float, float], border: str) -> Tensor:
-    if archive is None:
-        return masks.irregular(n, size, seed, ratio, border)
-    there = masks.nvidia(archive, size, ratio=ratio, border=border, limit=n)
-    return there[torch.arange(n) % len(there)]
+def training_masks(kind: str, n: int, size: int, seed: int) -> Tensor | None:
+    """At most n holes to train on, bool (m,1,size,size); None for ``generated``: the method draws its own, of all bins.
+
+    ``nvidia``: the published training masks, :func:`dilated`; where these are not fetched, every fifth of the test
+    masks, which no :func:`table1` has. ``centre``, ``blocks``: one square of half the side, several of at most a
+    quarter of the area together: the holes that networks were trained on before Liu 2018.
+
+    Raises BadInput for another kind, and for ``nvidia`` where neither archive is fetched.
+    """
+    if kind == "generated":
+        return None
+    if kind in SQUARES:
+        return SQUARES[kind](n, size, seed)
+    if kind != "nvidia":
+        raise BadInput(f"train_masks: {kind!r} will not do; it must be generated, nvidia, centre or blocks")
+    if archive := _located("nvidia_masks_train"):
+        return dilated(masks.nvidia(archive, size, limit=n), seed)
+    return masks.nvidia(_located("nvidia_masks_test", needed=True), size, limit=n, fifth=True)
 
 
-def one_of_each_cell(test_set: TestSet) -> tuple[Tensor, Tensor]:
-    """Twelve photos in [0,1], as different as the set has, and their holes: one of each cell of a :func:`table1`."""
-    each = len(CELLS)
-    photo = np.linspace(0, len(test_set) // each - 1, each).round().astype(int)
-    rows = photo * each + np.arange(each)
-    return test_set.photos01(rows), test_set.masks(rows)
+def dilated(raw: Tensor, seed: int) -> Tensor:
+    """Raw occlusions grown by a disc 9 to 49 px of 512 across (Liu 2018); those that then mask at most 60 %."""
+    radii = np.random.default_rng(seed).uniform(9, 49, len(raw)) / 2 * raw.shape[-1] / 512
+    grown = [distance_transform_edt(~one[0].numpy()) <= radius for one, radius in zip(raw, radii, strict=True)]
+    grown = torch.from_numpy(np.stack(grown))[:, None]
+    return grown[masks.hole_ratio(grown) <= masks.RATIO_BINS[-1][1]]
 
 
-def measure(inpainter: Inpainter | PartialConvNet, test_set: TestSet, networks: Sequence[str] = (),
+# Measures ------------------------------------------------------------------------------------------------------------
+
+
+def measure(method: PartialConvNet, test_set: TestSet, networks: Sequence[str] = (),
             device: torch.device | None = None) -> Evaluation:  # fmt: skip
     """`metrics.evaluate` on a :func:`table1`, each photo's cell in ``per_image``, and the columns named above."""
-    network = inpainter if isinstance(inpainter, PartialConvNet) else None
-    found = evaluate(network.inpaint if network else inpainter, test_set, networks=networks, device=device)
+    found = evaluate(method.inpaint, test_set, networks=networks, device=device)
     repeated = pd.concat([CELLS] * (len(test_set) // len(CELLS)), ignore_index=True)
-    columns = {"colour_offset": colour_offset(found.composites, test_set)}
-    if network:
-        columns |= {"valid_l1": valid_l1(network, test_set), "fill_deviation": fill_deviation(network, test_set)}
+    variation = [neighbours(photos, test_set.masks()) for photos in (found.composites, test_set.photos)]
+    columns = {"colour_offset": colour_offset(found.composites, test_set), "valid_l1": valid_l1(method, test_set),
+               "fill_deviation": fill_deviation(method, test_set), "detail": variation[1],
+               "roughness": variation[0] / variation[1]}  # fmt: skip
+    if method.settings.conv == "partial":
+        columns["closing_layer"] = closing_layer(method.network, test_set)
+        columns["closed"] = (columns["closing_layer"] <= method.settings.levels).astype(float)
     found.per_image = found.per_image.join(repeated).assign(**columns)
-    found |= {column: float(values.mean()) for column, values in columns.items()}
+    found |= {column: float(np.nanmean(values)) for column, values in columns.items()}
     if found.features:
         found.per_image["kid_cell"] = kid_of_cells(found)
     return found
 
 
 def kid_of_cells(found: Evaluation) -> np.ndarray:
-    """(n,): each photo's share of its cell's `metrics.kid`, so that the mean over a cell's photos is the cell's KID.
+    """(n,): each photo's part in its cell's paired `metrics.kid`: the mean over a cell's photos is the cell's KID.
 
-    Photo i's share is the mean of k(x_i, x_j) and of k(y_i, y_j) over its cell's other photos j, less twice that of
-    k(x_i, y_j) over all of them, x the features of completed and y of true photos.
+    Photo i's is the mean of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j) over its cell's other photos j, x the
+    features of completed and y of true photos. Completed and true photo of one i are not independent, so i = j stays
+    out of all four.
     """
-    shares = np.empty(len(found.per_image))
-    for _, part in found.per_image.groupby(CELL):
-        x, y = (features[part.index].double() for features in found.features[""])
-        within = [(kernel(f, f).sum(1) - kernel(f, f).diagonal()) / (len(f) - 1) for f in (x, y)]
-        shares[part.index] = within[0] + within[1] - kernel(x, y).mean(1) - kernel(y, x).mean(1)
-    return shares
+    parts = np.empty(len(found.per_image))
+    for _, cell in found.per_image.groupby(CELL):
+        x, y = (features[cell.index].double() for features in found.features[""])
+        every = kernel(x, x) + kernel(y, y) - kernel(x, y) - kernel(y, x)
+        parts[cell.index] = (every.sum(1) - every.diagonal()) / (len(x) - 1)
+    return parts
 
 
-def kernel(x: Tensor, y: Tensor) -> Tensor:
-    """KID's kernel of features (n,d) and (m,d): (n,m)."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+def neighbours(photos: Tensor, hole: Tensor) -> np.ndarray:
+    """(n,) of uint8 (n,3,H,W): mean |difference| of neighbours that both lie in the hole, [0,1]; NaN where none do."""
+    total, pairs = 0.0, 0
+    for axis in (2, 3):
+        inside = hole.narrow(axis, 0, hole.shape[axis] - 1) & hole.narrow(axis, 1, hole.shape[axis] - 1)
+        total = total + (photos.float().diff(dim=axis).abs() * inside).sum((1, 2, 3))
+        pairs = pairs + 3 * inside.sum((1, 2, 3))
+    return (total / pairs / 255).numpy()
+
+
+@torch.no_grad()
+def closing_layer(network: UNet, test_set: TestSet) -> np.ndarray:
+    """(n,): after which layer of the encoder (1, 2, ...) the map has no hole left; levels + 1 where it never closes."""
+    levels, rows = len(network.encoder), []
+    for _, hole in test_set.batches(256, next(network.parameters()).device):
+        maps = network.filling(hole)[: levels + 1]
+        rows.append(1 + levels - torch.stack([valid.flatten(1).all(1) for valid in maps]).sum(0))
+    return torch.cat(rows).cpu().numpy() * 1.0
 
 
 def colour_offset(composites: Tensor, test_set: TestSet) -> np.ndarray:
@@ -133,11 +191,11 @@ def valid_l1(network: PartialConvNet, test_set: TestSet) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill_deviation(network: PartialConvNet, test_set: TestSet, fills: Sequence[float] = (0.0, 0.5, 1.0)) -> np.ndarray:
+def fill_deviation(network: PartialConvNet, test_set: TestSet, greys: Sequence[float] = (0.0, 0.5, 1.0)) -> np.ndarray:
     """(n,): the standard deviation of each pixel of the fill over greys that the hole held, mean over the hole."""
     rows = []
     for photos, hole in test_set.batches(64, network.device):
-        ends = torch.stack([network.inpaint(photos, hole, torch.full((), v, device=hole.device)) for v in fills])
+        ends = torch.stack([network.inpaint(photos, hole, torch.full((), v, device=hole.device)) for v in greys])
         spread = ends.std(0, correction=0).mean(1, keepdim=True) * hole
         rows.append(spread.sum((1, 2, 3)) / hole.sum((1, 2, 3)))
     return torch.cat(rows).cpu().numpy()
@@ -145,12 +203,12 @@ def fill_deviation(network: PartialConvNet, test_set: TestSet, fills: Sequence[f
 
 def growing_holes(size: int, seed: int = 3, frames: int = 16) -> Tensor:
     """Holes that grow evenly from 3 % to 60 % of the photo, each inside the next: bool (frames,1,size,size)."""
-    shares = torch.linspace(0.03, 0.6, frames).tolist()
+    fractions = torch.linspace(0.03, 0.6, frames).tolist()
     first = masks.irregular(1, size, seed, (0.02, 0.03))[0, 0].numpy()
     order = distance_transform_edt(~first).flatten().argsort(kind="stable")
     grown = torch.zeros(frames, size * size, dtype=torch.bool)
-    for row, share in zip(grown, shares, strict=True):
-        row[torch.from_numpy(order[: round(share * size * size)])] = True
+    for row, fraction in zip(grown, fractions, strict=True):
+        row[torch.from_numpy(order[: round(fraction * size * size)])] = True
     return grown.view(frames, 1, size, size)
 
 
@@ -206,17 +264,10 @@ def grid_peak(found: pd.DataFrame) -> float:
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
-def untrained(folder: Path) -> pd.DataFrame:
-    """The history of a fill that learns nothing, written as history.csv as `training.fit` does."""
-    history = pd.DataFrame({"kimg": [0.0], "step": [0], "seconds": [0.0]})
-    history.to_csv(folder / "history.csv", index=False)
-    return history
-
-
-def early(history: pd.DataFrame, metric: str, kimg: float, share: float = 0.25) -> float:
-    """An evaluation's metric after the first ``share`` of a training of so many kimg, from its history."""
+def early(history: pd.DataFrame, metric: str, kimg: float, fraction: float = 0.25) -> float:
+    """An evaluation's metric after the first ``fraction`` of a training of so many kimg, from its history."""
     looked = history.dropna(subset=[f"test_{metric}"])
-    return float(looked.loc[(looked["kimg"] - share * kimg).abs().idxmin(), f"test_{metric}"])
+    return float(looked.loc[(looked["kimg"] - fraction * kimg).abs().idxmin(), f"test_{metric}"])
 
 
 # Reports -------------------------------------------------------------------------------------------------------------
