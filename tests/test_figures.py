@@ -42,34 +42,34 @@ def test_many_arms_stand_below_each_other_from_the_top():
     assert bars == [[-1.0, 10.0]] * 9
 
 
-def claim(id, direction, ours, low, high, published, detectable, verdict, study="a", below_trivial=False):
+def claim(id, direction, ours, low, high, published, detectable, limit, verdict, study="a", below_trivial="False"):
     return locals() | {"statement": f"what {id} says", "ci_low": low, "ci_high": high}
 
 
 def test_a_claim_stands_in_units_of_what_its_seeds_could_have_seen_and_points_to_the_right_where_it_holds():
-    rows = pd.DataFrame(
-        [
-            claim("more", "greater", 2.0, 1.0, 3.0, 4.0, 2.0, "reproduced"),
-            claim("falls", "decreasing", -0.5, -0.75, -0.25, np.nan, 0.5, "undecided", "b", True),
-            claim("same", "equal", 17.0, 16.0, 18.0, 18.0, 0.5, "contradicted"),
-            claim("no scale", "greater", 1.0, 0.0, 2.0, np.nan, np.nan, "by construction", "b"),
-            claim("none", "greater", np.nan, np.nan, np.nan, 1.0, np.nan, "not tested"),
-        ]
-    )
+    nan = np.nan
+    rows = pd.DataFrame([
+        claim("more", "greater", 2.0, 1.0, 3.0, 4.0, 2.0, 0.0, "reproduced"),
+        claim("falls", "decreasing", -0.5, -0.75, -0.25, nan, 0.5, nan, "undecided", "b", "True"),
+        claim("by over .5", "less", -2.0, -3.0, -1.0, -1.5, 0.5, 0.5, "reproduced", "b"),
+        claim("no scale", "greater", 1.0, 0.0, 2.0, nan, nan, 0.0, "by construction", "b"),
+        claim("same", "equal", 17.0, 16.0, 18.0, 18.0, 3.0, 0.5, "contradicted"),
+        claim("none", "greater", nan, nan, nan, 1.0, nan, 0.0, "not tested"),
+    ])  # fmt: skip
     above, below = figures.claims_forest(rows).axes
     found = {}
     for ax in (above, below):
-        ids = {tick: label.get_text().split("  ")[0] for tick, label in
-               zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}  # fmt: skip
-        for interval, value, published in zip(
-            *[iter(line for line in ax.lines if line.get_ydata()[0] in ids)] * 3, strict=True
-        ):
+        labels = [label.get_text().split("  ")[0] for label in ax.get_yticklabels()]
+        ids = dict(zip(ax.get_yticks(), labels, strict=True))
+        lines = iter([line for line in ax.lines if line.get_ydata()[0] in ids])
+        for interval, value, published in zip(lines, lines, lines, strict=True):
             x = [*interval.get_xdata(), *value.get_xdata(), *published.get_xdata()]
             found[ids[value.get_ydata()[0]]] = (x, value.get_marker(), value.get_markerfacecolor() == "white")
-    nan = pytest.approx(np.nan, nan_ok=True)
+    nan = pytest.approx(nan, nan_ok=True)
     assert found == {
         "more": ([0.5, 1.5, 1.0, 2.0], "o", False),
         "falls": ([1.5, 0.5, 1.0, nan], "s", True),
+        "by over .5": ([5.0, 1.0, 3.0, 2.0], "o", False),
         "no scale": ([0.0, 2.0, 1.0, nan], "^", False),
         "same": ([-4.0, 0.0, -2.0, 0.0], "X", False),
     }

@@ -204,12 +204,13 @@ def forest(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable
 
 
 def claims_forest(rows: pd.DataFrame) -> plt.Figure:
-    """One line a claim with a value (rows of claims.csv), study by study: what was measured, with its interval.
+    """One line a claim with a value, study by study: what was measured, with its interval.
 
-    Above, claims of a difference or a trend: the effect over the smallest one that these seeds could have seen
-    (``detectable``), turned so that the right is as claimed. Below, claims of equality: the difference from what is
-    claimed, over the ``detectable`` one. Colour and marker: the verdict; hollow: ``below_trivial``; black diamond: the
-    published value. Where there is no detectable effect, half the interval stands for it. The scale is linear to 2.
+    ``rows`` of claims.csv, with a column ``limit``: what the claim says is exceeded, or its margin of equality. Above,
+    differences and trends: how far beyond the limit, over the smallest distance that these seeds could have seen
+    (``detectable``), turned so that the right is as claimed. Below, equality: the difference from what is claimed over
+    the margin. Colour and marker: the verdict; hollow: ``below_trivial``; black diamond: the published value. Half the
+    interval stands for a detectable distance that is missing. The scale is linear to 2.
     """
     rows = rows[rows["ours"].notna() & rows["verdict"].isin(VERDICTS)]
     equal = rows["direction"] == "equal"
@@ -219,9 +220,7 @@ def claims_forest(rows: pd.DataFrame) -> plt.Figure:
                             height_ratios=counts)  # fmt: skip
     for ax, part in zip(axes[:, 0], parts, strict=True):
         _claims_panel(ax, part)
-    marks = {
-        verdict: {"color": c, "marker": m} for verdict, (c, m) in VERDICTS.items() if verdict in set(rows["verdict"])
-    }
+    marks = {verdict: {"color": colour, "marker": marker} for verdict, (colour, marker) in VERDICTS.items()}
     marks |= {"hollow: arms below the mean colour": {"color": "0.4", "marker": "o", "mfc": "white"},
               "published": {"color": "black", "marker": "d", "ms": 5}}  # fmt: skip
     handles = [plt.Line2D([], [], ls="", label=label, **look) for label, look in marks.items()]
@@ -232,6 +231,8 @@ def claims_forest(rows: pd.DataFrame) -> plt.Figure:
 def _claims_panel(ax: plt.Axes, rows: pd.DataFrame) -> None:
     """Lines of :func:`claims_forest` that share a scale."""
     equal, y, ticks = rows["direction"].iloc[0] == "equal", 0.0, []
+    if equal:
+        ax.axvspan(-1, 1, color="0.93", lw=0, zorder=0)
     for study, group in rows.groupby("study", sort=False):
         ax.text(0, y, study, transform=ax.get_yaxis_transform(), weight="bold", fontsize=8, ha="left", va="center")
         for row in group.itertuples():
@@ -250,16 +251,18 @@ def _claims_panel(ax: plt.Axes, rows: pd.DataFrame) -> None:
     ax.set_xlim(max(ax.get_xlim()[0], -45), min(ax.get_xlim()[1], 45))
     ax.set_yticks(*zip(*ticks, strict=True), fontsize=7)
     ax.set_ylim(y - 0.6, -0.8)
-    ax.set_xlabel("difference from the claim / detectable difference" if equal else
-                  "against the claim  ←  effect / detectable effect  →  as claimed")  # fmt: skip
+    ax.set_xlabel("difference from what is claimed / margin" if equal else
+                  "against the claim  ←  beyond the limit / detectable  →  as claimed")  # fmt: skip
 
 
 def _standardised(row) -> list[float]:
-    """Value, ends of the interval and published value of a claim, in units of what its seeds could have seen."""
-    equal, sign = row.direction == "equal", -1 if row.direction in ("less", "decreasing") else 1
-    centre = row.published if equal and not np.isnan(row.published) else 0.0
-    unit = row.detectable if row.detectable > 0 else (row.ci_high - row.ci_low) / 2
-    return [sign * (x - centre) / (unit or 1.0) for x in (row.ours, row.ci_low, row.ci_high, row.published)]
+    """Value, ends of the interval and published value of a claim, on the scale of :func:`claims_forest`."""
+    found, half = (row.ours, row.ci_low, row.ci_high, row.published), (row.ci_high - row.ci_low) / 2
+    if row.direction == "equal":
+        centre = 0.0 if np.isnan(row.published) else row.published
+        return [(x - centre) / (row.limit if row.limit > 0 else half) for x in found]
+    sign, unit = -1 if row.direction in ("less", "decreasing") else 1, row.detectable if row.detectable > 0 else half
+    return [(sign * x - (0.0 if np.isnan(row.limit) else row.limit)) / (unit or 1.0) for x in found]
 
 
 def tradeoff(
