@@ -17,16 +17,13 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import psutil
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from inpaintlib import BadInput
-
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, so start one process at a time there
-    fcntl = None
 
 CHUNK = 1 << 20  # bytes
 RETRIES = 4  # reconnections in a row that bring nothing new
@@ -41,9 +38,10 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
     file is then still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
@@ -54,6 +52,15 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """The temporary files of processes that were killed while they wrote ``path``."""
+    for entry in os.scandir(path.parent):
+        leftover = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.tmp", entry.name)
+        if leftover and not psutil.pid_exists(int(leftover[1])):
+            with contextlib.suppress(OSError):
+                os.unlink(entry)
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -106,42 +113,29 @@ def _not_json(constant: str) -> None:
 
 @contextlib.contextmanager
 def lock(path: str | Path) -> Iterator[None]:
-    """Let one process at a time do what makes ``path``; the others wait. A process that dies lets go."""
+    """Let one process or thread at a time do what makes ``path``; the others wait. A process that dies lets go.
+
+    Raises BadInput where the folder cannot be written to.
+    """
     path = Path(path)
-    path = path.with_name(f".{path.name}.lock")
-    file = _locked(path)
+    file = path.with_name(f".{path.name}.lock")
+    one_at_a_time = FileLock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        one_at_a_time.acquire()
+    except OSError as error:
+        raise BadInput(f"cannot write {file}: {reason(error)}.") from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
-        file.close()
-
-
-def _locked(path: Path) -> IO:
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "wb")  # noqa: SIM115 - closed by lock()
-        except OSError as error:
-            raise BadInput(f"cannot write {path}: {reason(error)}.") from error
-        if fcntl is None:
-            return file
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with contextlib.suppress(OSError):
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return file
-        file.close()  # whoever held the lock has removed it meanwhile
+            file.unlink()  # while it is held: who waits for it notices and makes another
+        one_at_a_time.release()
 
 
 def sha256(path: str | Path) -> str:
     """The file's SHA-256 as 64 hexadecimal digits."""
     return _digest(path, "sha256")
-
-
-def md5(path: str | Path) -> str:
-    """The file's MD5 as 32 hexadecimal digits: for comparing with published checksums only."""
-    return _digest(path, "md5")
 
 
 def _digest(path: str | Path, algorithm: str) -> str:

@@ -1,6 +1,7 @@
 """Datasets: official layouts and splits, copies used in place, and what is said when something is not right."""
 
 import io
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -177,6 +178,97 @@ def test_truncated_zip(tmp_path, data):
     with pytest.raises(BadInput, match=r"tiny\.zip is truncated or is not a zip"):
         datasets.fetch("tiny_imagenet", path)
     assert not (data / "sources.json").exists()
+
+
+def test_an_official_archive_of_another_content_is_refused(data):
+    path = make(data / "tiny-imagenet-200.zip", TINY)
+    with pytest.raises(BadInput, match=r"tiny-imagenet-200\.zip has the wrong md5: expected 90528d.*delete it"):
+        datasets.fetch("tiny_imagenet")
+    assert path.exists()
+    assert datasets.fetch("tiny_imagenet", path) == path  # a part of it, brought on purpose
+
+
+def test_an_archive_that_cannot_be_read_is_not_called_truncated(tmp_path, monkeypatch):
+    path = make(tmp_path / "tiny.zip", TINY)
+
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(BadInput, match=r"tiny\.zip cannot be read \(Permission denied\)"):
+        datasets.fetch("tiny_imagenet", path)
+
+
+def odd_folders():
+    """What may lie in a folder of photos, and what is said of it."""
+    yield "a\nb.jpg", lambda path: path.touch(), r"photos: the file name 'a\\nb\.jpg' has a line break"
+    yield os.fsdecode(b"\xff.jpg"), lambda path: path.touch(), r"'\\udcff\.jpg' has a line break or is not UTF-8"
+    yield "pipe.jpg", os.mkfifo, r"pipe\.jpg is a pipe or a device, not a photo: remove it"
+    yield "gone.jpg", lambda path: path.symlink_to("nowhere"), r"gone\.jpg' cannot be read \(No such file"
+    yield "self.jpg", lambda path: path.symlink_to("self.jpg"), r"self\.jpg' cannot be read \(Too many levels"
+    yield "circle", lambda path: path.symlink_to(path.parent), r"circle is a link to a folder that it lies in"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX files")
+@pytest.mark.parametrize(("name", "put", "message"), list(odd_folders()), ids=lambda x: None)
+def test_odd_files_in_a_folder_are_named(tmp_path, name, put, message):
+    folder = make(tmp_path / "photos", ["a/b.jpg", "c.jpg"])
+    try:
+        put(folder / name)
+    except OSError:
+        pytest.skip("this file system refuses such a name")
+    with pytest.raises(BadInput, match=message):
+        datasets.members(folder)
+
+
+def test_links_to_photos_and_folders_are_followed_and_other_odd_files_ignored(tmp_path):
+    folder = make(tmp_path / "photos", ["a/b.jpg"])
+    (folder / "d").symlink_to("a")
+    (folder / "e.jpg").symlink_to("a/b.jpg")
+    (folder / ".#c.jpg").symlink_to("an editor's lock")
+    os.mkfifo(folder / "pipe")
+    assert [id for _, id in datasets.members(folder)] == ["a/b.jpg", "d/b.jpg", "e.jpg"]
+
+
+def test_an_unreadable_subfolder_is_named(tmp_path, monkeypatch):
+    folder = make(tmp_path / "photos", ["a/b.jpg"])
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "a":
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(BadInput, match=r"photos/a' cannot be read \(Permission denied\): mend it or move it away"):
+        datasets.members(folder)
+
+
+def test_a_dataset_is_checked_before_anything_starts(tmp_path, data):
+    datasets.check("demo")
+    with pytest.raises(BadInput, match="no dataset 'dmeo': did you mean 'demo'"):
+        datasets.check("dmeo")
+    with pytest.raises(BadInput, match="celeba is not here"):
+        datasets.check("celeba")
+    (data / "prepared" / "celeba-64-crop").mkdir(parents=True)
+    (data / "prepared" / "celeba-64-crop" / "meta.json").touch()
+    datasets.check("celeba")  # prepared photos outlive their source
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"celeba": 1}'])
+def test_damaged_sources_are_one_sentence(data, content):
+    data.mkdir()
+    (data / "sources.json").write_text(content)
+    with pytest.raises(BadInput, match=r"sources\.json is no object of names and paths: delete it"):
+        datasets.locate("celeba")
+
+
+def test_a_foreign_partition_file_is_named(tmp_path):
+    folder = make(tmp_path / "celeba", ["1.jpg"])
+    for text in ("1.jpg 3", "1.jpg", "a b c"):
+        (folder / datasets.PARTITION).write_text(text)
+        with pytest.raises(BadInput, match=r"partition\.txt has lines other than NAME\.jpg and 0, 1 or 2"):
+            datasets.members(folder)
 
 
 def test_the_wrong_archive_and_an_empty_one(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
@@ -281,10 +282,10 @@ def test_nvidia_bad_archives_and_options(test_archive, train_archive, tmp_path):
         masks.nvidia(tmp_path / "missing.zip", 64)
     cut = tmp_path / "cut.zip"
     cut.write_bytes(test_archive.read_bytes()[:-200])
-    with pytest.raises(BadInput, match=r"cut\.zip: is no complete zip archive"):
+    with pytest.raises(BadInput, match=r"cut\.zip: is truncated or is not a zip archive"):
         masks.nvidia(cut, 64)
     half_png = write_zip(tmp_path / "half.zip", {"testing_mask_dataset/02000.png": png(nvidia_hole(0.15, True))[:-60]})
-    with pytest.raises(BadInput, match=r"02000\.png: is no complete picture"):
+    with pytest.raises(BadInput, match=r"02000\.png: cannot be read as a picture"):
         masks.nvidia(half_png, 64)
     with pytest.raises(BadInput, match="holds no PNG file"):
         masks.nvidia(write_zip(tmp_path / "empty.zip", {"readme.txt": b""}), 64)
@@ -322,8 +323,17 @@ def test_read_mask_names_the_bad_file(tmp_path):
     with pytest.raises(BadInput, match=r"none\.png: there is no such mask picture"):
         masks.read_mask(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(BadInput, match=r"text\.png: is no complete picture"):
+    with pytest.raises(BadInput, match=r"text\.png: is a picture of no known format: give a PNG\.$"):
         masks.read_mask(tmp_path / "text.png")
+    huge = b"\0\0\0\rIHDR" + (60_000).to_bytes(4) * 2 + b"\x08\0\0\0\0"
+    (tmp_path / "huge.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + huge + zlib.crc32(huge[4:]).to_bytes(4) + b"\0\0\0\0IDAT"
+    )
+    with pytest.raises(BadInput, match=r"huge\.png: cannot be read as a picture .*3600000000 pixels"):
+        masks.read_mask(tmp_path / "huge.png")
+    Image.fromarray(np.eye(4, dtype=np.int32) * 2**30).save(tmp_path / "deep.tif")
+    with pytest.raises(BadInput, match=r"deep\.tif: has floating-point or 32-bit pixels, of which white is unknown"):
+        masks.read_mask(tmp_path / "deep.tif")
     for value, message in ((0, r"flat\.png has no hole"), (255, r"flat\.png is all hole")):
         Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / "flat.png")
         with pytest.raises(BadInput, match=message):

@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import os
+import stat
 import threading
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,7 @@ from torchvision.datasets import CelebA
 from torchvision.datasets.utils import download_file_from_google_drive
 
 from inpaintlib import DATA, ROOT, BadInput
-from inpaintlib.files import download, read_json, sha256, write_json
+from inpaintlib.files import download, read_json, reason, sha256, write_json
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 FOLDERS = {
@@ -135,11 +136,17 @@ def fetch(name: str, source: str | Path | None = None) -> Path:
         verify(path, name)
         write_json(DATA / "sources.json", _sources() | {name: str(path)})
         return path
-    path = _find(name)
-    if path is None:
+    path, dataset = _find(name), _dataset(name)
+    if path is None or (dataset.md5 and path == DATA / dataset.names[0]):  # what lies there may be another file
         path = _download(name)
     verify(path, name)
     return path
+
+
+def check(name: str) -> None:
+    """Raises BadInput as `locate` does, unless photos of that dataset have been prepared: they outlive their source."""
+    if name not in REGISTRY or not any((DATA / "prepared").glob(f"{name}-*/meta.json")):
+        locate(name)
 
 
 def locate(name: str) -> Path:
@@ -269,7 +276,10 @@ def _find(name: str) -> Path | None:
 
 def _sources() -> dict[str, str]:
     path = DATA / "sources.json"
-    return read_json(path) if path.exists() else {}
+    sources = read_json(path) if path.exists() else {}
+    if not isinstance(sources, dict) or not all(isinstance(source, str) for source in sources.values()):
+        raise BadInput(f"{path} is no object of names and paths: delete it, then fetch what you have with --source.")
+    return sources
 
 
 def _download(name: str) -> Path:
@@ -292,9 +302,9 @@ def _download_celeba(folder: Path) -> Path:
             try:
                 download_file_from_google_drive(file_id, str(folder), filename, md5)
             except Exception as error:  # gdown is missing, the quota is spent, no network: one remedy for all
-                reason = str(error).strip().partition("\n")[0].rstrip(".")
+                why = str(error).strip().partition("\n")[0].rstrip(".")
                 raise BadInput(
-                    f"cannot download CelebA's {filename} ({reason}): get it by hand from "
+                    f"cannot download CelebA's {filename} ({why}): get it by hand from "
                     f"https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put it at {folder / filename}."
                 ) from error
     return folder / "img_align_celeba.zip"
@@ -330,8 +340,11 @@ def _partition(path: Path) -> dict[str, str]:
         text = beside.read_text()
     else:
         return {}
-    splits = ("train", "validation", "test")
-    return {name: splits[int(split)] for name, split in map(str.split, text.splitlines())}
+    splits = {"0": "train", "1": "validation", "2": "test"}
+    try:
+        return {name: splits[split] for name, split in map(str.split, text.splitlines())}
+    except (ValueError, LookupError) as error:
+        raise BadInput(f"{inside or beside} has lines other than NAME.jpg and 0, 1 or 2: fetch it again.") from error
 
 
 def _split_of_folder(id: str, folders: Mapping[str, str]) -> str | None:
@@ -340,18 +353,35 @@ def _split_of_folder(id: str, folders: Mapping[str, str]) -> str | None:
 
 
 def _sizes(path: Path) -> dict[str, int]:
-    """Every photo of a folder or zip with its size in bytes."""
+    """Every photo of a folder or zip with its size in bytes. Raises BadInput for a name that cannot be an id."""
     if path.is_dir():
-        return {id: size for id, size in _walk(path, "") if _is_photo(id)}
-    return {info.filename: info.file_size for info in _zip(path).infolist() if _is_photo(info.filename)}
+        sizes = dict(_walk(path, ""))
+    else:
+        sizes = {info.filename: info.file_size for info in _zip(path).infolist() if _is_photo(info.filename)}
+    for id in sizes:
+        if id.splitlines() != [id] or any("\ud800" <= character <= "\udfff" for character in id):
+            raise BadInput(f"{path}: the file name {id!r} has a line break or is not UTF-8: rename it.")
+    return sizes
 
 
-def _walk(folder: Path, prefix: str) -> Iterable[tuple[str, int]]:
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-        else:
-            yield prefix + entry.name, entry.stat().st_size
+def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable[tuple[str, int]]:
+    """Every photo below a folder with its size. Raises BadInput for what cannot be read or leads in a circle."""
+    path = folder
+    try:
+        state = folder.stat()
+        here = (state.st_dev, state.st_ino)
+        if here in above:
+            raise BadInput(f"{folder} is a link to a folder that it lies in: remove it.")
+        for entry in os.scandir(folder):
+            path, id = Path(entry.path), prefix + entry.name
+            if entry.is_dir():
+                yield from _walk(path, f"{id}/", above | {here})
+            elif _is_photo(id):
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise BadInput(f"{path} is a pipe or a device, not a photo: remove it.")
+                yield id, path.stat().st_size
+    except OSError as error:
+        raise BadInput(f"{str(path)!r} cannot be read ({reason(error)}): mend it or move it away.") from error
 
 
 def _is_photo(id: str) -> bool:
@@ -362,7 +392,7 @@ def _is_photo(id: str) -> bool:
 
 def _zip(path: Path) -> zipfile.ZipFile:
     """The opened archive, shared by the threads of this process (a ZipFile locks its reads)."""
-    if not path.exists():
+    if not path.is_file():
         raise BadInput(f"there is no folder or zip of photos at {path}.")
     state = path.stat()
     with _opening:
@@ -378,5 +408,7 @@ def _open_zip(path: Path, process: int, size: int, modified: int) -> zipfile.Zip
         raise BadInput(f"{path} is not a zip: unpack it and point at the folder.")
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except zipfile.BadZipFile as error:
         raise BadInput(f"{path} is truncated or is not a zip archive ({error}): fetch it again.") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({reason(error)}): change its permissions or copy it.") from error

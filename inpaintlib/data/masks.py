@@ -17,10 +17,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from inpaintlib import BadInput
+from inpaintlib.files import reason
 
 RATIO_BINS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
 """The hole-area bins (lo, hi] in which partial convolutions are reported (Liu 2018, Table 1)."""
@@ -29,6 +30,7 @@ BORDERS = ("touching", "clear")
 """Liu 2018's two halves of each bin: holes may touch the image border, or keep 50 px of 512 away from it."""
 
 SIDES = ("left", "right", "top", "bottom")
+LARGEST = 8192  # px a side: larger masks fill the memory
 
 
 # Generators ----------------------------------------------------------------------------------------------------------
@@ -218,7 +220,8 @@ def make(kind: str, n: int, size: int, seed: int, **options) -> Tensor:
 # Pictures of masks ---------------------------------------------------------------------------------------------------
 
 _NVIDIA_FOLDERS = {"test": "testing_mask_dataset", "train": "disocclusion_img_mask"}
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile)
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile,
+                    Image.DecompressionBombError)  # fmt: skip
 
 
 def nvidia(
@@ -311,8 +314,8 @@ def hole_ratio(mask: Tensor) -> Tensor:
 
 def _generators(n: int, size: int, seed: int) -> list[np.random.Generator]:
     """One random generator a mask, of (seed, its number)."""
-    if n < 1 or size < 2 or seed < 0:
-        raise BadInput(f"n={n}, size={size}, seed={seed}: masks need n >= 1, size >= 2 and seed >= 0.")
+    if n < 1 or not 2 <= size <= LARGEST or seed < 0:
+        raise BadInput(f"n={n}, size={size}, seed={seed}: masks need n >= 1, size 2 to {LARGEST} and seed >= 0.")
     return [np.random.default_rng((seed, i)) for i in range(n)]
 
 
@@ -412,8 +415,10 @@ def _pictures(source: Path) -> Iterator[dict[str, Callable[[], bytes]]]:
         raise BadInput(f"{source}: there is no such mask archive: fetch it, or give its zip file or unpacked folder.")
     try:
         archive = zipfile.ZipFile(source)
-    except _DECODING_ERRORS as error:
-        raise BadInput(f"{source}: is no complete zip archive ({error}): fetch it again.") from error
+    except zipfile.BadZipFile as error:
+        raise BadInput(f"{source}: is truncated or is not a zip archive ({error}): fetch it again.") from error
+    except OSError as error:
+        raise BadInput(f"{source}: cannot be read ({reason(error)}).") from error
     with archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".png") and "__MACOSX" not in name)
         pictures = {name: (lambda name=name: archive.read(name)) for name in names}
@@ -426,8 +431,12 @@ def _decode(name: str, read: Callable[[], bytes]) -> np.ndarray:
     try:
         picture = Image.open(io.BytesIO(read()))
         picture.load()
+    except UnidentifiedImageError:  # it would name the bytes' place in memory
+        raise BadInput(f"{name}: is a picture of no known format: give a PNG.") from None
     except _DECODING_ERRORS as error:
-        raise BadInput(f"{name}: is no complete picture ({error}).") from error
+        raise BadInput(f"{name}: cannot be read as a picture ({error}).") from error
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        raise BadInput(f"{name}: has floating-point or 32-bit pixels, of which white is unknown: give 8 or 16 bits.")
     if picture.mode.startswith("I"):  # 16-bit greys, which PIL would clip
         return np.asarray(picture, np.float32) / 65535
     return np.asarray(picture.convert("L"), np.float32) / 255

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -118,7 +118,7 @@ def load(dataset: str, size: int, split: str, resize: str | None = None, limit: 
 
     Raises BadInput when the dataset is not here (with the command that fetches it) or cannot be prepared.
     """
-    rule = _check(dataset, size, resize, limit)
+    rule = check(dataset, size, resize, limit)
     done = _done(_folder(dataset, size, rule, limit))
     try:
         datasets.locate(dataset)
@@ -156,7 +156,7 @@ def prepare(
     Raises BadInput for unreadable photos, which it names and counts, unless ``skip_bad``; for a bad parameter, a
     source that is not here, and a full disk.
     """
-    rule = _check(dataset, size, resize, limit)
+    rule = check(dataset, size, resize, limit)
     folder = _folder(dataset, size, rule, limit)
     with lock(folder):
         source = datasets.locate(dataset)
@@ -181,8 +181,12 @@ def prepare(
     return done
 
 
-def _check(dataset: str, size: int, resize: str | None, limit: int | None) -> str:
-    """The resize rule that is meant, after refusing wrong parameters."""
+def check(dataset: str, size: int, resize: str | None = None, limit: int | None = None) -> str:
+    """The resize rule that is meant; nothing is decoded yet.
+
+    Raises BadInput for a wrong parameter, and for a dataset that is unknown, or neither here nor prepared.
+    """
+    datasets.check(dataset)
     rule = resize or (datasets.REGISTRY[dataset].resize if dataset in datasets.REGISTRY else "crop")
     if rule not in RULES:
         raise BadInput(f"resize is {rule!r}: it is one of {', '.join(RULES)}.")
@@ -221,7 +225,7 @@ def _build(
         for split in ("test", "train"):  # test first: train photos are compared with them
             chosen = _even_subset(splits[split], prefix, limit)
             rows = []
-            bar = tqdm(total=len(chosen), unit="photo", desc=f"{dataset} {size} px {split}")
+            bar = tqdm(total=len(chosen), unit="photo", desc=f"{dataset} {size} px {split}", smoothing=0)
             with bar, open(folder / f"{split}.npy", "wb") as file:
                 _write_header(file, 0, size)
                 jobs = ((source, chunk, size, rule, crops[split]) for chunk in _chunks(chosen))
@@ -282,7 +286,7 @@ def _splits(pool: ThreadPoolExecutor, source: Path, dataset: str, workers: int) 
         (undecided if split is None else splits.setdefault(split, [])).append(id)
     if undecided:
         jobs = ((source, chunk) for chunk in _chunks(undecided))
-        bar = tqdm(total=len(undecided), unit="photo", desc=f"{dataset} split")
+        bar = tqdm(total=len(undecided), unit="photo", desc=f"{dataset} split", smoothing=0)
         for pairs in _in_order(pool, _split_chunk, jobs, 2 * workers):
             bar.update(len(pairs))
             for split, id in pairs:
@@ -393,12 +397,15 @@ def _decode(source: Path, id: str, size: int, rule: str, crops: int) -> _Decoded
 
 def to_rgb(data: bytes) -> Image.Image:
     """Decode one photo to 8-bit RGB, upright. Raises what Pillow raises for a damaged file (OSError mostly)."""
-    photo = Image.open(io.BytesIO(data))
+    try:
+        photo = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # it would name the bytes' place in memory
+        raise ValueError("a picture of no known format") from None
     photo.load()
+    if photo.mode == "F" or (photo.mode == "I" and photo.format == "TIFF"):
+        raise ValueError("floating-point or 32-bit pixels, of which the white level is unknown")
     with contextlib.suppress(Exception):  # a damaged EXIF block does not make the pixels bad
         photo = ImageOps.exif_transpose(photo)
-    if photo.mode == "F":
-        raise ValueError("floating-point pixels, of which the white level is unknown")
     if photo.mode.startswith("I"):
         deep = np.asarray(photo).astype(np.float64) / 257  # 65535 is white
         photo = Image.fromarray(deep.clip(0, 255).round().astype(np.uint8))
