@@ -86,6 +86,21 @@ def test_a_strip_of_photos_is_as_wide_as_its_photos_and_keeps_their_pixels():
     assert [ax.get_ylabel() for ax in figure.axes] == ["input", "filled"]
 
 
+def test_a_plot_is_saved_with_a_palette_and_photos_with_all_colours(tmp_path):
+    plot, ax = figures.subplots()
+    ax.plot([0, 1], color="#d55e00", lw=20)
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name, figure, mode in (("a", plot, "P"), ("b", figures.grid({"photo": [photo]}), "RGBA")):
+        for turn in (1, 2):
+            assert figures.save(figure, tmp_path / f"{name}{turn}.png") is figure
+        with Image.open(tmp_path / f"{name}1.png") as picture:
+            assert picture.mode == mode
+            colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+        assert (tmp_path / f"{name}1.png").read_bytes() == (tmp_path / f"{name}2.png").read_bytes()
+        if mode == "P":
+            assert (np.abs(colours.astype(int) - (0xD5, 0x5E, 0x00)).max(1) < 3).mean() > 0.02
+
+
 def test_every_panel_of_losses_says_what_its_axis_is():
     history = pd.DataFrame({"kimg": [0, 1], "d_real": [1.0, 2.0], "test_psnr_hole": [9.0, 12.0]})
     axes = figures.losses(history, ["d_real", "test_psnr_hole"]).axes

@@ -43,11 +43,18 @@ def subplots(*shape: int, **options) -> tuple[plt.Figure, plt.Axes | np.ndarray]
 
 
 def save(figure: plt.Figure, path: Path) -> plt.Figure:
-    """Writes the figure (.png; .jpg for photos; folders are made) and hands it on, so that a notebook shows it too."""
+    """Writes the figure (.png; .jpg for photos; folders are made) and hands it on, so that a notebook shows it too.
+
+    A PNG without photos has a palette of 256 colours, a quarter of the size.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(
-        path, **({"pil_kwargs": {"quality": 88}} if path.suffix == ".jpg" else {"metadata": {"Software": None}})
-    )
+    if path.suffix == ".jpg":
+        figure.savefig(path, pil_kwargs={"quality": 88})
+        return figure
+    figure.savefig(path, metadata={"Software": None})
+    if not any(ax.images for ax in figure.axes):
+        with Image.open(path) as picture:
+            picture.convert("RGB").quantize(256).save(path, optimize=True)
     return figure
 
 
@@ -210,7 +217,7 @@ def claims_forest(rows: pd.DataFrame) -> plt.Figure:
     differences and trends: how far beyond the limit, over the smallest distance that these seeds could have seen
     (``detectable``), turned so that the right is as claimed. Below, equality: the difference from what is claimed over
     the margin. Colour and marker: the verdict; hollow: ``below_trivial``; black diamond: the published value. Half the
-    interval stands for a detectable distance that is missing. The scale is linear to 2.
+    interval stands for a detectable distance that is missing. The scale is linear to 2 and ends at 40.
     """
     rows = rows[rows["ours"].notna() & rows["verdict"].isin(VERDICTS)]
     equal = rows["direction"] == "equal"
@@ -238,7 +245,7 @@ def _claims_panel(ax: plt.Axes, rows: pd.DataFrame) -> None:
         for row in group.itertuples():
             y += 1
             ticks.append((y, f"{row.id}  {row.statement if len(row.statement) < 62 else row.statement[:60] + '…'}"))
-            value, low, high, published = _standardised(row)
+            value, low, high, published = np.clip(_standardised(row), -40, 40)
             colour, marker = VERDICTS[row.verdict]
             ax.plot([low, high], [y, y], color=colour, lw=1.5)
             ax.plot(value, y, marker, color=colour, ms=6, mfc="white" if str(row.below_trivial) == "True" else colour)
@@ -246,9 +253,10 @@ def _claims_panel(ax: plt.Axes, rows: pd.DataFrame) -> None:
         y += 1.3
     ax.axvline(0, color="0.3", lw=1, zorder=0)
     ax.set_xscale("symlog", linthresh=2)
-    steps = [-30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30]
+    reach = max(3.0, *np.abs(ax.dataLim.intervalx) * 1.15)
+    steps = [step for step in (-30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30) if abs(step) < reach]
     ax.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
-    ax.set_xlim(max(ax.get_xlim()[0], -45), min(ax.get_xlim()[1], 45))
+    ax.set_xlim(-reach, reach)
     ax.set_yticks(*zip(*ticks, strict=True), fontsize=7)
     ax.set_ylim(y - 0.6, -0.8)
     ax.set_xlabel("difference from what is claimed / margin" if equal else
@@ -316,8 +324,8 @@ def gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 250, hold
 
 
 def show(path: Path) -> display.Image:
-    """A GIF as a cell's output. It is labelled PNG, which GitHub and nbconvert pass on where they drop GIFs; browsers
-    look at the bytes and play it."""
+    """A GIF or PNG as a cell's output. It is labelled PNG, which GitHub and nbconvert pass on where they drop GIFs;
+    browsers look at the bytes and play it."""
     return display.Image(data=path.read_bytes(), format="png")
 
 
