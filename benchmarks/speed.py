@@ -94,7 +94,7 @@ class PlainContextEncoder:
 
 
 class ReleasedMiddle(Middle):
-    """MEDFE's middle as the released code arranges it, on the same weights; of its switches only fix_mask may be off."""
+    """MEDFE's middle as the released code has it, on the same weights; of its switches only fix_mask may be off."""
 
     def forward(self, levels: list[Tensor], hole: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """As its parent's, one photo at a time."""
