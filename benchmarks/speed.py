@@ -40,7 +40,7 @@ from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.dcgan import Settings as DCGANSettings
 from inpaintlib.methods.latent_search import LatentSearch
 from inpaintlib.methods.latent_search import Settings as SearchSettings
-from inpaintlib.methods.medfe import MEDFE, Middle, feature_hole, gaussian, resize
+from inpaintlib.methods.medfe import MEDFE, Middle, gaussian, resize
 from inpaintlib.methods.medfe import Settings as MEDFESettings
 from inpaintlib.methods.partial_conv import PartialConv2d, PartialConvNet
 from inpaintlib.methods.partial_conv import Settings as PartialConvSettings
@@ -94,7 +94,7 @@ class PlainContextEncoder:
 
 
 class ReleasedMiddle(Middle):
-    """MEDFE's middle as the released code has it, on the same weights; of its switches only fix_mask may be off."""
+    """MEDFE's middle as the released code has it, on the same weights; the mask's defect alone may be there."""
 
     def forward(self, levels: list[Tensor], hole: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """As its parent's, one photo at a time."""
@@ -108,7 +108,7 @@ class ReleasedMiddle(Middle):
         norm = lambda x: F.leaky_relu(F.instance_norm(x), 0.2)  # noqa: E731
         texture = [layer(each) for layer, each in zip(self.texture, y[:3], strict=True)]
         structure = [norm(self.structure(resize(each, size))) for each in y[3:]]
-        valid = (~feature_hole(hole, self.fix_mask)).float()
+        valid = (~self.feature_hole(hole)).float()
         structure, texture = (self.fill(self.squeeze(torch.cat(each, 1)), valid) for each in (structure, texture))
         equal = self.equal(self.fuse(torch.cat([structure, texture], 1)))
         fine = [norm(to(resize(equal, each.shape[-2:]))) for to, each in zip(self.to_fine, levels[:3], strict=True)]
@@ -280,18 +280,18 @@ def latent_search() -> list[dict]:
     width, n, iterations, alone = (64, 64, 400, 4) if device.type == "cuda" else (16, 32, 8, 4)
     gan = DCGAN(DCGANSettings(width=width), device=device)
 
-    def search(photos: int, starts: int, **how) -> Callable:
-        method = LatentSearch(gan, SearchSettings(iterations=iterations, starts=starts), **how)
+    def search(photos: int, restarts: int, **how) -> Callable:
+        method = LatentSearch(gan, SearchSettings(iterations=iterations, restarts=restarts), **how)
         random, mask = torch.rand(photos, 3, 64, 64, device=device), masks.centre(photos, 64).to(device)
         return lambda *_: method.search(random, mask, records=2)
 
-    steps = {starts: search(n, starts) for starts in (1, 4, 16)}
+    steps = {restarts: search(n, restarts) for restarts in (1, 4, 16)}
     steps["alone"] = search(alone, 1, rows=1, precision="fp32", acceleration="eager")
     *together, one = _in_turns(steps, torch.empty(0), gpu=False)  # few turns: each is long
     plain = alone * iterations / one
-    return [_row("latent_search", f"search, 64 px, width {width}, {n} photos, {starts} restarts",
+    return [_row("latent_search", f"search, 64 px, width {width}, {n} photos, {restarts} restarts",
                  n * iterations / seconds, "iterations x photos/s", plain)
-            for starts, seconds in zip((1, 4, 16), together, strict=True)]  # fmt: skip
+            for restarts, seconds in zip((1, 4, 16), together, strict=True)]  # fmt: skip
 
 
 MEDFE_CASES = {
@@ -311,7 +311,7 @@ def medfe() -> list[dict]:
     device = choose_device()
     cases, vgg, rows = MEDFE_CASES[device.type], pretrained.vgg16(device), []
     for size, batches in cases["batches"].items():
-        settings = MEDFESettings.described("conv1x1", size=size, width=cases["width"])
+        settings = MEDFESettings(size=size, width=cases["width"])
         arms = {"released": (1, lambda settings=settings: released_medfe(settings, 0, device, vgg))}
         for batch in batches:
             for mode in ("graph", "compile") if device.type == "cuda" else ("eager",):

@@ -12,7 +12,7 @@ import inpaintlib
 from benchmarks import speed as bench
 from inpaintlib import BadInput
 from inpaintlib.data import masks
-from inpaintlib.methods import medfe
+from inpaintlib.methods import medfe, medfe_released
 
 CPU = torch.device("cpu")
 
@@ -68,12 +68,13 @@ def outputs_and_gradients(middle, levels, hole, weights):
     return outputs, torch.autograd.grad(total, [*middle.parameters(), *levels])
 
 
-@pytest.mark.parametrize("fix_mask", [True, False])
-def test_released_middle_is_ours_forward_and_backward(fix_mask):
+@pytest.mark.parametrize("feature_hole", [medfe.feature_hole, medfe_released.released_feature_hole])
+def test_released_middle_is_ours_forward_and_backward(feature_hole):
     torch.manual_seed(2)
-    settings, hole = medfe.Settings(size=64, width=4, fix_mask=fix_mask), masks.irregular(2, 64, 0, (0.3, 0.4))
+    settings, hole = medfe.Settings(size=64, width=4), masks.irregular(2, 64, 0, (0.3, 0.4))
     assert medfe.feature_hole(hole).flatten(1).any(1).all()
     ours, released = medfe.Middle(settings), bench.ReleasedMiddle(settings)
+    ours.feature_hole = released.feature_hole = feature_hole
     released.load_state_dict(ours.state_dict())
     levels = [torch.randn(2, c, s, s) for c, s in zip(settings.channels, (32, 16, 8, 4, 4, 4), strict=True)]
     with torch.no_grad():
@@ -88,7 +89,7 @@ def test_released_middle_is_ours_forward_and_backward(fix_mask):
 
 def test_released_medfe_takes_the_same_steps():
     """Adam magnifies the rounding of gradients near 0, so the second step agrees less than the first."""
-    settings = medfe.Settings.described(size=64, width=2)
+    settings = medfe.Settings(size=64, width=2)
     fast = medfe.MEDFE(settings, 3, CPU, "fp32", vgg=narrow_vgg())
     released = bench.released_medfe(settings, 3, CPU, narrow_vgg())
     assert type(released.network.middle) is bench.ReleasedMiddle
