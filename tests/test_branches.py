@@ -1,6 +1,6 @@
 """What notebooks 40 to 42 measure: what codes lose and what features hold; and arms that are what they say."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 import inpaintlib
-from inpaintlib import ROOT, BadInput
+from inpaintlib import ROOT, BadInput, metrics
 from inpaintlib.data import masks
 from inpaintlib.data.photos import Photos
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.files import write_json
-from inpaintlib.harness import runs, sweep
-from inpaintlib.methods import autoencoder, medfe, rtv
+from inpaintlib.harness import parameters, sweep
+from inpaintlib.harness.runs import Run
+from inpaintlib.methods import autoencoder, medfe, medfe_released, rtv
 from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.medfe import MEDFE, Settings
+from inpaintlib.studies import autoencoder as codes_study
 from inpaintlib.studies import medfe as branches
 
 SIZE, N = 64, 4
@@ -31,7 +33,7 @@ def noise(n=N, seed=0, channels=3):
 def codes(width=1):
     pair = tuple(CAE(autoencoder.Settings(kind=kind, width=width), device="cpu") for kind in autoencoder.KINDS)
     for cae in pair:
-        cae.shown = 1
+        cae.network.shown += 1
         for layer in cae.network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight)
@@ -39,8 +41,8 @@ def codes(width=1):
 
 
 def method(constraint="conv1x1"):
-    settings = Settings.described(constraint, size=SIZE, width=2, perceptual_weight=0, style_weight=0)
-    return MEDFE(settings, device="cpu", structure=branches.structures, codes=codes())
+    settings = Settings(constraint=constraint, size=SIZE, width=2, perceptual_weight=0, style_weight=0)
+    return MEDFE(settings, device="cpu", codes=codes())
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +55,31 @@ def test_set():
 
 
 @pytest.mark.parametrize("preset", sorted(sweep.load("medfe_vs_cae").presets))
-def test_arms_are_the_presets_that_they_name(preset):
-    """The sweep spells every switch; `Settings.released` and `Settings.described` say what they must be."""
+def test_arms_are_what_their_names_say(preset):
+    """``released cae + init``: the code, the constraint, what is fixed; ``x4``: the multiplier."""
     for item in sweep.plan("medfe_vs_cae", preset):
-        kind, *rest = item.parameters["arm"].split()  # "released + mask", "described conv1x1 x4"
-        changed = {f"fix_{rest.pop()}": True} if "+" in rest else {}
-        changed |= {"loss_mult": float(rest.pop()[1:])} if rest[-1][0] == "x" else {}
-        constraint = rest[0] if rest[0] != "+" else "conv1x1"
-        expected = {"released": Settings.released, "described": Settings.described}[kind](constraint, **changed)
-        for name in ("constraint", *medfe.SWITCHES):
-            assert item.parameters[name] == getattr(expected, name), (item.parameters["arm"], name)
+        p = item.parameters
+        arm, _, fixes = p["arm"].removesuffix(" from the start").partition(" + ")
+        code, constraint, *mult = arm.split(" ")
+        assert (p["code"], p["constraint"], p["fixes"]) == (code, constraint, fixes.replace(" + ", "+"))
+        assert p["loss_mult"] == (float(mult[0][1:]) if mult else -1)
+        assert (p["pixel_kimg"] == 0) == p["arm"].endswith(" from the start")
+
+
+@pytest.mark.parametrize("study", ["autoencoder", "medfe_vs_cae"])
+def test_every_arm_has_seeds_enough_to_be_judged(study):
+    for preset in ("quick", "night", "full", "exact"):
+        seeds = pd.DataFrame([item.parameters for item in sweep.plan(study, preset)]).groupby(["dataset", "arm"])[
+            "seed"
+        ]
+        assert seeds.nunique().min() >= 3, preset
+    headline = ["none", "conv1x1", "cae"], ["conv1x1", "cae"]
+    if study == "medfe_vs_cae":
+        night = pd.DataFrame([item.parameters for item in sweep.plan(study, "night")])
+        for code, constraints in zip(("described", "released"), headline, strict=True):
+            for constraint in constraints:
+                arm = night[(night["arm"] == f"{code} {constraint}") & (night["dataset"] == "tiny_imagenet")]
+                assert arm["seed"].nunique() >= 6
 
 
 @pytest.mark.parametrize("preset", sorted(sweep.load("medfe_vs_cae").presets))
@@ -77,9 +94,9 @@ def test_every_network_with_codes_has_its_auto_encoders_planned(preset):
 
 
 @pytest.mark.parametrize(("notebook", "settings"), [("40_autoencoder.ipynb", autoencoder.Settings),
-                                                    ("41_medfe.ipynb", Settings)])  # fmt: skip
+                                                    ("41_medfe.ipynb", medfe_released.Settings)])  # fmt: skip
 def test_notebook_parameters_have_every_setting(notebook, settings):
-    declared = runs.notebook_parameters(ROOT / "notebooks" / notebook)
+    declared = parameters.notebook_parameters(ROOT / "notebooks" / notebook)
     for field in fields(settings):
         assert declared[field.name].type is type(field.default), field.name
 
@@ -94,7 +111,7 @@ def finished_coder(folder, kind, width=1, **parameters):
     write_json(run / "params.json", given | parameters)
     write_json(run / "metrics.json", {"status": "done"})
     cae = CAE(autoencoder.Settings(kind=kind, width=width), device="cpu")
-    cae.shown = 1
+    cae.network.shown += 1
     cae.save(run / "weights.pt")
 
 
@@ -102,7 +119,7 @@ def test_codes_come_from_the_runs_of_their_kind_and_width(tmp_path, monkeypatch)
     monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
     wanted = {"study": "autoencoder", "preset": "quick", "device": "cpu", "dataset": "demo", "seed": 0}
     assert branches.trained_codes(Settings(size=SIZE, width=2), **wanted) is None
-    cae = Settings.described("cae", size=SIZE, width=2)
+    cae = Settings(constraint="cae", size=SIZE, width=2)
     finished_coder(tmp_path, "texture")
     finished_coder(tmp_path, "texture", width=4)
     with pytest.raises(BadInput, match=r"autoencoder: no run .* arm = structure.* is done; make it with python -m inp"):
@@ -112,17 +129,45 @@ def test_codes_come_from_the_runs_of_their_kind_and_width(tmp_path, monkeypatch)
     assert [(c.settings.kind, c.settings.width, c.untrained) for c in found] == [("texture", 1, False),
                                                                                 ("structure", 1, False)]  # fmt: skip
     with pytest.raises(BadInput, match="width: 3 will not do with cae; auto-encoders are half as wide"):
-        branches.trained_codes(Settings.described("cae", size=SIZE, width=3), **wanted)
+        branches.trained_codes(replace(cae, width=3), **wanted)
 
 
-def test_structures_lie_behind_their_photos_and_their_window_shrinks(tmp_path, monkeypatch):
-    monkeypatch.setattr(rtv, "DATA", tmp_path)
-    photos = Photos(noise(2).numpy(), ["a", "b"], "noise")
-    both = branches.with_structures(photos)
-    expected = rtv.structure(noise(2).float() / 255, rtv.Settings(sigma=0.75))
-    assert np.array_equal(both.array[:, :3], photos.array)
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path)
+    return Photos(noise(3).numpy(), ["a", "b", "c"], "noise")
+
+
+def test_structures_lie_behind_their_photos_and_their_window_shrinks(prepared, monkeypatch):
+    both = codes_study.with_structures(prepared, batch=2)
+    expected = rtv.structure(noise(3).float() / 255, rtv.Settings(sigma=0.75))
+    assert np.array_equal(both.array[:, :3], prepared.array)
     assert np.array_equal(both.array[:, 3:], (expected * 255).round().byte().numpy())
-    assert (both.ids, len(both)) == (["a", "b"], 2)
+    assert not both.array.flags.writeable
+    assert (both.ids, len(both)) == (["a", "b", "c"], 3)
+    monkeypatch.setattr(rtv, "structure", None)  # from here on nothing can be computed
+    assert np.array_equal(codes_study.with_structures(prepared).array, both.array)
+    with pytest.raises(TypeError):  # other photos have a file of their own
+        codes_study.with_structures(replace(prepared, array=255 - prepared.array))
+
+
+def test_no_half_file_of_structures_stays_and_a_damaged_one_is_named(prepared, monkeypatch):
+    calls, whole = [], codes_study.structures
+
+    def stops(photos):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return whole(photos)
+
+    monkeypatch.setattr(codes_study, "structures", stops)
+    with pytest.raises(BadInput, match=r"npy: could not be written \(No space left on device\); free some space"):
+        codes_study.with_structures(prepared, batch=2)
+    assert not list(inpaintlib.DATA.rglob("*.npy*"))
+    codes_study.with_structures(prepared)
+    next(inpaintlib.DATA.rglob("*.npy")).write_bytes(b"")
+    with pytest.raises(BadInput, match=r"npy: is damaged .*; delete it, and it is computed anew"):
+        codes_study.with_structures(prepared)
 
 
 class Blur:
@@ -134,22 +179,33 @@ class Blur:
         self.sigma = sigma
 
     def reconstruct(self, photos):
-        return branches.blur(photos, self.sigma)
+        return codes_study.blur(photos, self.sigma)
 
 
 def test_a_blur_loses_high_frequencies_and_is_its_own_control():
     sigma = float(np.geomspace(0.3, SIZE / 4, 24)[9])
-    scores, rows = branches.measure_code(Blur(sigma), noise(), list("abcd"))
+    scores, rows = codes_study.measure_code(Blur(sigma), noise(), list("abcd"))
     assert scores["lost_low"] < 0.5 < 0.9 < scores["lost_high"]
     assert scores["correlation_removed"] == pytest.approx(scores["blur_correlation_removed"])
     assert list(rows["id"]) == list("abcd")
     photos = noise() / 255
-    assert scores["l1"] == pytest.approx((branches.blur(photos, sigma) - photos).abs().mean().item(), rel=1e-4)
+    assert scores["l1"] == pytest.approx((codes_study.blur(photos, sigma) - photos).abs().mean().item(), rel=1e-4)
+    assert scores["l1"] == pytest.approx(scores["l1_photo"])
+
+
+def test_an_eighth_of_a_photo_holds_no_periods_below_8_px():
+    line = torch.arange(SIZE) / SIZE * 2 * torch.pi
+    for periods, kept in ((1, True), (16, False)):  # of 64 and of 4 px
+        wave = (torch.cos(periods * line) / 4 + 0.5).expand(1, 3, SIZE, SIZE)
+        found = codes_study.losses_by_period(codes_study.reduced(wave), wave)
+        assert (found["residual_low" if kept else "residual_high"] < 0.05 / 32) is kept  # its power is 1/32
+        assert (found["high_less_low"] > 0) is not kept
+        assert found["high_less_low"] == found["residual_high"] - found["residual_low"]
 
 
 def test_a_blur_keeps_a_flat_photo_to_its_edges():
     flat = torch.full((1, 3, SIZE, SIZE), 0.3)
-    torch.testing.assert_close(branches.blur(flat, 16), flat)
+    torch.testing.assert_close(codes_study.blur(flat, 16), flat)
 
 
 # Probes
@@ -202,7 +258,7 @@ def test_what_the_1x1_does_not_read_is_orthogonal_to_it():
 
 def test_exchanging_what_is_not_read_leaves_the_loss(test_set):
     network = method()
-    found = branches.examine(network, noise(seed=2), test_set)
+    found = branches.probe_branches(network, noise(seed=2), test_set)
     assert found["swap_change"] < 1e-5
     texture = branches._filled(network, test_set.photos, test_set.masks())[1]
     network.network.to_rgb.weight.data.mul_(50)  # so that what is read matters
@@ -212,11 +268,18 @@ def test_exchanging_what_is_not_read_leaves_the_loss(test_set):
     assert branches.swap_change(network, texture, test_set.photos01()) < 1e-5
 
 
-@pytest.mark.parametrize(("constraint", "names"), [("none", set()), ("conv1x1", {"probe_lost", "swap_change"}),
-                                                   ("cae", {"code_error", "code_variation"})])  # fmt: skip
+@pytest.mark.parametrize(("constraint", "names"), [
+    ("none", set()),
+    ("conv1x1", {"probe_lost", "swap_change"}),
+    ("cae", {"code_error", "code_distance", "code_size", "code_variation"}),
+])  # fmt: skip
 def test_each_constraint_has_its_measures(test_set, constraint, names):
-    found = branches.examine(method(constraint), noise(seed=2), test_set)
-    both = {f"{name}_{branch}" for name in ("probe", "cka", "rank") for branch in ("texture", "structure")}
+    found = branches.probe_branches(method(constraint), noise(seed=2), test_set)
+    both = {
+        f"{name}_{branch}"
+        for name in ("probe", "cka", "rank", "structure_in", "detail_in")
+        for branch in ("texture", "structure")
+    }
     assert set(found) == both | names
     assert all(np.isfinite(list(found.values())))
 
@@ -224,7 +287,7 @@ def test_each_constraint_has_its_measures(test_set, constraint, names):
 def test_holes_thinner_than_a_patch_hold_nothing_to_examine():
     thin = torch.zeros(N, 1, SIZE, SIZE, dtype=torch.bool)
     thin[..., 3] = True
-    assert branches.examine(method(), noise(), TestSet.make("thin", noise(), thin, list("abcd"))) == {}
+    assert branches.probe_branches(method(), noise(), TestSet.make("thin", noise(), thin, list("abcd"))) == {}
 
 
 def test_code_error_is_one_for_zeros_and_zero_for_the_codes(test_set):
@@ -234,6 +297,7 @@ def test_code_error_is_one_for_zeros_and_zero_for_the_codes(test_set):
     assert met["code_error"] == pytest.approx(0, abs=1e-6)
     zeros = branches.against_codes(network, (0 * structure, 0 * texture), truth)
     assert zeros["code_error"] == pytest.approx(1)
+    assert (zeros["code_distance"], zeros["code_size"]) == (pytest.approx(met["code_size"]),) * 2
     parts = [(code.double().var((0, 2, 3), correction=0).mean() / code.double().square().mean()).sqrt().item()
              for code in (texture, structure)]  # fmt: skip
     assert zeros["code_variation"] == pytest.approx(np.mean(parts), rel=1e-5)
@@ -261,5 +325,42 @@ def test_films_show_what_each_constraint_can_show(test_set):
 def test_weighted_constraint_is_of_the_end():
     history = pd.DataFrame({"total": [np.nan] + [1.0] * 10, "structure": [np.nan] + [0.0] * 9 + [0.2],
                             "texture": [np.nan] + [9.0] * 9 + [0.3]})  # fmt: skip
-    assert branches.weighted_constraint(history, Settings.described("cae")) == pytest.approx(8 * 0.5)
-    assert branches.weighted_constraint(history[["total"]], Settings.described("none")) == 0
+    assert branches.weighted_constraint(history, Settings(constraint="cae")) == pytest.approx(8 * 0.5)
+    assert branches.weighted_constraint(history[["total"]], Settings(constraint="none")) == 0
+
+
+def test_pulls_are_gradients_of_the_weighted_terms():
+    network, photos, holes = method(), noise(2), masks.centre(2, SIZE)
+    found = branches.pulls(network, photos, holes)
+    assert set(found) == {f"pull_{name}" for name in ("l1", "structure", "texture", "constraint", "others")}
+    twice = MEDFE(replace(network.settings, loss_mult=2.0), device="cpu")
+    doubled = branches.pulls(twice, photos, holes)
+    for name in ("structure", "texture", "constraint"):
+        assert doubled[f"pull_{name}"] == pytest.approx(2 * found[f"pull_{name}"], rel=1e-4)
+    assert doubled["pull_l1"] == doubled["pull_others"] == pytest.approx(found["pull_l1"], rel=1e-4)
+    free = branches.pulls(method("none"), photos, holes)
+    assert free["pull_constraint"] == 0
+
+
+def test_fid_of_few_photos_is_of_the_first_500():
+    features = torch.randn(2, 600, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    scores = metrics.Evaluation({"fid": 0.0, "n_photos": 600}, pd.DataFrame(), torch.zeros(0))
+    scores.features = {"": features}
+    assert branches.few(scores)["fid_500"] == metrics.fid(features[0][:500], features[1][:500])
+    assert branches.few(scores | {"n_photos": 500}) == {}
+
+
+def test_settings_of_a_run_are_of_its_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+    declared = parameters.notebook_parameters(ROOT / "notebooks" / "41_medfe.ipynb")
+    given = {name: parameter.default for name, parameter in declared.items()}
+    for i, (code, fixes, kind) in enumerate((("described", "", Settings), ("released", "bpa", medfe_released.Settings),
+                                             ("described", "bpa", None))):  # fmt: skip
+        run = Run("medfe_vs_cae", str(i))
+        run.folder.mkdir(parents=True)
+        write_json(run.folder / "params.json", given | {"code": code, "fixes": fixes})
+        if kind:
+            assert type(branches.settings_of(run)) is kind
+            continue
+        with pytest.raises(BadInput, match="fixes: 'bpa' will not do with code described, which has nothing to fix"):
+            branches.settings_of(run)

@@ -1,26 +1,25 @@
-"""The auto-encoders of MEDFE+CAE: a non-lossy ground truth for textures and structures (Gielisse 2021, a blog post).
+"""The auto-encoders of MEDFE+CAE: a non-lossy ground truth for textures and structures (Gielisse 2021).
 
 MEDFE compares what its texture and structure branches have formed, (256, 32, 32) of a 256 px photo, with a 3-channel
-photo and a 3-channel structure image of 32 px. The blog compares all 256 channels with a code instead: that of an
+photo and a 3-channel structure image of 32 px. Gielisse compares all 256 channels with a code instead: that of an
 auto-encoder of photos, trained beforehand and frozen. There are two. The texture code is the 32 px bottleneck itself,
-"almost lossless"; the structure code passes an 8 px bottleneck, to lose the high frequencies, and is brought back to
-32 px by the first two layers of the decoder, which so count as encoder. Both see whole photos: where RTV goes in the
-original (`rtv`), nothing goes in here but fewer pixels in the middle.
+"almost lossless". The structure code passes an 8 px bottleneck, to lose the high frequencies, and is brought back to
+32 px by the first two layers of the decoder, which so count as encoder. Both see whole photos: where the original
+filters the photo (`rtv`), this one has fewer pixels in the middle.
 
 Followed is the released code; of it, not modelled: mixed precision's loss scaling, and the crop of 256 px out of 286.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inpaintlib import BadInput
-from inpaintlib.training import Trainer, adam, initialise_dcgan, load_checkpoint, save_checkpoint, seeded
+from inpaintlib.training import Trainer, adam, initialise, initialise_dcgan
 
 KINDS = {"texture": 3, "structure": 5}  # stride-2 convolutions down to the bottleneck
 
@@ -35,8 +34,8 @@ class Settings:
     lr: float = 2e-4
     beta1: float = 0.5
     beta2: float = 0.999
-    constant_kimg: float = math.inf  # thousands of photos at the full rate; released: 1 epoch of 10
-    decay_kimg: float = 0.0  # thousands of photos after that in which the rate falls to 0, linearly; released: 9 epochs
+    constant_kimg: float = math.inf  # thousands of photos at the full learning rate; released: 1 epoch of 10
+    decay_kimg: float = 0.0  # thousands of photos after that in which it falls to 0, linearly; released: 9 epochs
 
     def __post_init__(self):
         def require(ok: bool, name: str, right: str) -> None:
@@ -49,7 +48,9 @@ class Settings:
         require(0 < self.lr < math.inf, "lr", "above 0")
         require(0 <= self.beta1 < 1, "beta1", "from 0 to less than 1")
         require(0 <= self.beta2 < 1, "beta2", "from 0 to less than 1")
-        require(self.constant_kimg >= 0, "constant_kimg", "at least 0 kimg, or inf for a rate that never falls")
+        require(
+            self.constant_kimg >= 0, "constant_kimg", "at least 0 kimg, or inf for a learning rate that never falls"
+        )
         require(0 <= self.decay_kimg < math.inf, "decay_kimg", "at least 0 kimg")
 
     @property
@@ -103,7 +104,7 @@ class AutoEncoder(nn.Module):
         self.encoder = nn.Sequential(*layers)
         last = nn.Conv2d(w, 3, 3, padding=1, padding_mode="reflect")
         self.decoder = nn.Sequential(up(8 * w, 4 * w), up(4 * w, 2 * w), up(2 * w, w), last, nn.Tanh())
-        self.apply(initialise_dcgan)
+        self.register_buffer("shown", torch.zeros((), dtype=torch.long))
 
     def forward(self, photos: Tensor) -> Tensor:
         return self.decoder(self.encoder(photos))
@@ -140,17 +141,17 @@ class CAE(Trainer):
         settings: the choices. ``seed``: of initialisation; nothing else is random.
         device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
 
-    ``shown`` counts the photos it was trained on; an auto-encoder that has seen none is ``untrained``.
+    The network's buffer ``shown`` counts the photos of its training; one that has seen none is ``untrained``.
     """
 
     parts = ("network", "adam")
+    keeps, title = "network", "auto-encoder (weights.pt of a run of notebook 40)"
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
-        self.settings, self.seed, self.shown = settings, seed, 0
+        self.settings, self.seed = settings, seed
         self.place(device, precision, acceleration)
-        with seeded(seed):
-            self.network = AutoEncoder(settings)
+        self.network = initialise(AutoEncoder(settings), seed, "autoencoder", initialise_dcgan)
         self.network.to(self.device, memory_format=torch.channels_last)
         self.adam = adam(self.network, settings.lr, (settings.beta1, settings.beta2), self.device)
         for group in self.adam.param_groups:  # a tensor, which a captured graph reads anew at each step
@@ -160,14 +161,14 @@ class CAE(Trainer):
 
     @property
     def untrained(self) -> bool:
-        return self.shown == 0
+        return int(self.network.shown) == 0
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update on uint8 photos (B,3,H,W); returns the L1 error, a fraction of the range, on the device."""
         check(photos, self.settings)
         for group in self.adam.param_groups:
             group["lr"].fill_(self.settings.rate(step * len(photos) / 1000))
-        self.shown += len(photos)
+        self.network.shown += len(photos)
         return self._update(photos=photos)
 
     def update(self, photos: Tensor) -> dict[str, Tensor]:
@@ -202,111 +203,12 @@ class CAE(Trainer):
         finally:
             self.network.train(training)
 
-    def _identity(self) -> dict:
-        return {"kind": "autoencoder", "settings": asdict(self.settings), "shown": self.shown}
-
-    def state_dict(self) -> dict:
-        return self._identity() | super().state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes a :meth:`state_dict`, or what :meth:`save` writes; BadInput where it is of another architecture."""
-        _settings(state, "checkpoint")
-        super().load_state_dict({name: state[name] for name in self.parts if name in state})
-        self.shown = state["shown"]
-
-    def save(self, path: Path) -> None:
-        """Writes what encoding needs, in place of the larger checkpoint beside it."""
-        save_checkpoint(path, self._identity() | {"network": self.network.state_dict()})
-        path.with_name("checkpoint.pt").unlink(missing_ok=True)
-
-
-def load(path: Path, device: str | torch.device = "auto", kind: str | None = None, width: int | None = None,
-         allow_untrained: bool = False) -> CAE:  # fmt: skip
-    """The auto-encoder of a file: what :meth:`CAE.save` wrote, or the ``checkpoint.pt`` of a training run.
-
-    Args:
-        kind, width: what it has to be; None: anything.
-        allow_untrained: take one that was never trained, too: the released MEDFE+CAE compared with such codes.
-
-    Raises BadInput for a missing or damaged file, one of another kind or width, and an untrained one not asked for.
-    """
-    state = load_checkpoint(path)
-    if isinstance(state, dict):
-        state = state.get("method", state)
-    settings = _settings(state, str(path))
-    for name, wanted in (("kind", kind), ("width", width)):
-        found = getattr(settings, name)
-        if wanted is not None and wanted != found:
-            raise BadInput(f"{name}: {wanted!r} does not fit {path}, an auto-encoder of {name} {found!r}; use that, "
-                           "or another checkpoint")  # fmt: skip
-    if not state["shown"] and not allow_untrained:
-        raise BadInput(f"{path}: this auto-encoder was never trained, so its codes mean nothing; train it, or ask for "
-                       "an untrained one by name")  # fmt: skip
-    cae = CAE(settings, device=device, acceleration="eager")
-    try:
+    @classmethod
+    def load(cls, path: Path, device: str | torch.device = "auto") -> "CAE":
+        """The auto-encoder that :meth:`save` wrote. BadInput for any other file, and for one that was never trained."""
+        settings, state = cls.read(path)
+        cae = cls(Settings(**settings), device=device, acceleration="eager")
         cae.load_state_dict(state)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from error
-    return cae
-
-
-def _settings(state, name: str) -> Settings:
-    """The settings in a state; BadInput where it is no auto-encoder's."""
-    if not isinstance(state, dict) or state.get("kind") != "autoencoder" or not {"network", "shown"} <= set(state):
-        raise BadInput(f"{name}: is not an auto-encoder's; give a checkpoint that training one has written")
-    try:
-        return Settings(**state["settings"])
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{name}: its settings cannot be read ({error}); train again with this version") from None
-
-
-# What a code keeps of a photo (hypothesis B-4)
-
-
-def radial_power(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the spectrum images have their energy: square images (B,C,S,S) -> two (K,), K the rings.
-
-    The first is each ring's frequency, k/S cycles/px for k = 0, 1, ... up to the corner; the second its power, the mean
-    over images and channels, in squared units of the images. The powers add up to the images' mean square.
-    """
-    side = images.shape[-1]
-    if images.ndim != 4 or images.shape[-2] != side:
-        raise BadInput(f"images: have shape {tuple(images.shape)}, but must be square, (B, C, S, S)")
-    power = (torch.fft.fft2(images.double()).abs() / side**2).square().mean((0, 1))
-    frequency = torch.fft.fftfreq(side, dtype=torch.double, device=images.device)
-    ring = (torch.hypot(frequency[:, None], frequency) * side).round().long()
-    rings = torch.zeros(int(ring.max()) + 1, dtype=torch.double, device=images.device)
-    rings.index_add_(0, ring.flatten(), power.flatten())
-    return torch.arange(len(rings), device=images.device) / side, rings
-
-
-def residual_spectrum(reconstructions: Tensor, photos: Tensor) -> dict[str, Tensor]:
-    """What reconstructions have lost of photos, both (B,3,S,S), by frequency.
-
-    ``frequency`` (cycles/px), ``photo`` and ``residual`` (`radial_power` of photos and of errors) and ``lost``, their
-    ratio: 0 where all is kept, 1 where the reconstruction has nothing.
-    """
-    frequency, photo = radial_power(photos)
-    residual = radial_power(reconstructions - photos)[1]
-    return {"frequency": frequency, "photo": photo, "residual": residual, "lost": residual / photo.clamp(min=1e-12)}
-
-
-def resemblance(reconstructions: Tensor, photos: Tensor, structures: Tensor) -> dict[str, Tensor]:
-    """Is what a code keeps the structure that RTV keeps? Images (B,3,H,W) in [0,1] -> numbers a photo, each (B,).
-
-    ``correlation`` of reconstruction and structure image (Pearson). It is near 1 for whatever resembles the photo, so
-    the telling ones are ``correlation_removed``, of what each has taken from the photo, and ``l1_structure`` beside
-    ``l1_photo``: the reconstruction's distance to either. A blurred photo instead of the reconstruction is the control.
-    """
-    return {
-        "correlation": _pearson(reconstructions, structures),
-        "correlation_removed": _pearson(photos - reconstructions, photos - structures),
-        "l1_structure": F.l1_loss(reconstructions, structures, reduction="none").mean((1, 2, 3)),
-        "l1_photo": F.l1_loss(reconstructions, photos, reduction="none").mean((1, 2, 3)),
-    }
-
-
-def _pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Correlation of each pair's values about their channels' means; 0 where one is constant."""
-    a, b = ((x.double() - x.double().mean((-2, -1), keepdim=True)).flatten(1) for x in (a, b))
-    return (F.normalize(a, dim=1) * F.normalize(b, dim=1)).sum(1).float()
+        if cae.untrained:
+            raise BadInput(f"{path}: this auto-encoder was never trained, so its codes mean nothing; train it")
+        return cae

@@ -1,98 +1,68 @@
 """Rethinking Image Inpainting via a Mutual Encoder-Decoder with Feature Equalizations (Liu, Jiang, Song, Huang, Yang;
-ECCV 2020), and the variant of 2021 that compares its features with auto-encoded photos ("the blog").
+ECCV 2020), and the variant that compares its features with auto-encoded photos (Gielisse 2021, "MEDFE+CAE").
 
-An encoder's three fine levels become the *texture* branch and its three coarse ones the *structure* branch; partial
+An encoder's three fine levels become the *texture* branch and its three coarse ones the *structure* branch. Partial
 convolutions fill the hole of both; what they hold is fused, equalised over channels and space, and added back to every
 level on its way to the decoder. Each branch is tied to a picture of its own: the photo, and its structure without
-texture. How it is tied is the blog's question, and ``Settings.constraint`` here.
+texture. How it is tied is Gielisse's question, and ``Settings.constraint`` here.
 
-Paper and released code differ, and so do the blog and its code. Where they do, this file has a switch
-(:data:`SWITCHES`), and two presets set them all: :meth:`Settings.released` and :meth:`Settings.described`.
+This file is the method as the two texts describe it; `medfe_released` is what the released code makes of it.
 
-Not followed: the linear decay of the rate after 20 epochs, which the blog's 5 never reach; batches of one photo (ours
-are any size); five optimisers of one rate (ours: two, which is the same). The code's partial convolutions also leave
-out the factor sum(1) of sum(1)/sum(M), and what is left, of variance 1e-7, drowns in the epsilon of the instance norm
-behind them; ours keep the factor, unless ``fix_init`` is off.
+Not followed: the linear decay of the learning rate after 20 epochs, which Gielisse's 5 never reach; batches of one
+photo (ours have any size); five optimisers of one learning rate (ours: two, which is the same).
 """
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
 from inpaintlib import BadInput, losses, pretrained
 from inpaintlib.data import masks
-from inpaintlib.methods import rtv
 from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.partial_conv import PartialConv2d
-from inpaintlib.training import (
-    Trainer,
-    adam,
-    frozen,
-    generator,
-    initialise_dcgan,
-    seeded,
-)
+from inpaintlib.training import Trainer, adam, frozen, generator, initialise, initialise_dcgan
 
 FILL = (123 / 255, 104 / 255, 117 / 255)  # what the hole holds: a mean colour, its channels in the code's order
 CONSTRAINTS = ("none", "conv1x1", "cae", "cae_reinitialised", "cae_no_norm")
-SWITCHES = ("fix_mask", "fix_init", "fix_bpa", "fix_vgg", "loss_mult", "local_crop")
-"""Where the released code departs from what is described; the settings in which the two presets differ."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Every choice of one training. The defaults are MEDFE as described; :meth:`released` is what its code does.
+    """Every choice of one training; the defaults are those of the texts.
 
     ``constraint`` says what ties the filled texture and structure features, F_te and F_st, to their pictures:
 
     * ``none``: nothing;
-    * ``conv1x1`` (the paper): one 1x1 convolution to 3 channels and tanh, of both, is compared with the photo and its
+    * ``conv1x1`` (Liu 2020): one 1x1 convolution to 3 channels and tanh, of both, is compared with the photo and its
       structure image (`rtv.structure`), both reduced to the features' size;
-    * ``cae`` (the blog): all channels are compared with the codes of two frozen auto-encoders of the photo;
-    * ``cae_reinitialised``: the same with random weights, what ``fix_init=False`` makes of ``cae``;
+    * ``cae`` (Gielisse 2021): all channels are compared with the codes of two frozen auto-encoders of the photo;
+    * ``cae_reinitialised``: the same with random weights, which is what the released code compares with;
     * ``cae_no_norm``: ``cae`` without the instance norm before the features' tanh, by which they cannot equal a code.
     """
 
-    size: int = 256  # px, a power of two from 64; paper and blog 256
+    size: int = 256  # px, a power of two from 64; in both texts 256
     width: int = 64  # channels of the first layer; 64 in the code, with 256 in the branches
-    region: str = "centre"  # centre (half the side: the blog) | irregular (the paper: NVIDIA's masks)
+    region: str = "centre"  # centre (half the side: Gielisse 2021) | irregular (Liu 2020: NVIDIA's masks)
     constraint: str = "conv1x1"  # none | conv1x1 | cae | cae_reinitialised | cae_no_norm
-    fix_mask: bool = True  # a feature is hole where more than half of it is; False: more than all of it, so nowhere
-    fix_init: bool = True  # False: N(0, .02) also overwrites the masks' ones-kernels and the loaded auto-encoders
-    fix_bpa: bool = True  # False: propagated features (pixels, channels) are read as (channels, pixels)
-    fix_vgg: bool = True  # False: VGG gets [-1, 1] instead of ImageNet's range, and conv5_1 again for conv5_2
-    loss_mult: float = 1.0  # of both constraints; MEDFE's code 3, the blog's code 4 and (cae) 32, its text 8
-    local_crop: str = "hole"  # hole: the local discriminator's crop is centred on a hole pixel | random: anywhere
+    loss_mult: float = -1.0  # of both constraints; -1: the text's, 1, and 8 with auto-encoders
     l1_weight: float = 1.0  # of the L1 of the whole photo, in [-1, 1] units
     perceptual_weight: float = 0.2  # of VGG-16's relu1_1 to relu5_1
     style_weight: float = 250.0  # of the Gram matrices of relu2_2, relu3_3, relu4_3 and relu5_2
     adversarial_weight: float = 0.2  # of both discriminators
     structure_weight: float = 1.0  # of L_rst, times loss_mult
     texture_weight: float = 1.0  # of L_rte, times loss_mult
+    pixel_kimg: float = 0.0  # thousands of photos at first on the L1 of the photo alone; not in the texts
     lr: float = 2e-4  # of all networks
     beta1: float = 0.5
     beta2: float = 0.999
     bank: int = 3072  # irregular training masks drawn once, equally many of each bin
-
-    @classmethod
-    def described(cls, constraint: str = "conv1x1", **others) -> "Settings":
-        """As the texts have it: every switch at what paper and blog describe."""
-        mult = 8.0 if constraint.startswith("cae") else 1.0
-        return cls(constraint=constraint, **{"loss_mult": mult} | others)
-
-    @classmethod
-    def released(cls, constraint: str = "conv1x1", **others) -> "Settings":
-        """As the blog's repository has it, which trained both arms of its comparison."""
-        mult = 32.0 if constraint.startswith("cae") else 4.0
-        switches = {"fix_mask": False, "fix_init": False, "fix_bpa": False, "fix_vgg": False,
-                    "loss_mult": mult, "local_crop": "random"}  # fmt: skip
-        return cls(constraint=constraint, **switches | others)
 
     def __post_init__(self):
         def require(ok: bool, name: str, right: str) -> None:
@@ -103,13 +73,31 @@ class Settings:
         require(self.width >= 1, "width", "at least 1 channel")
         require(self.region in ("centre", "irregular"), "region", "centre or irregular")
         require(self.constraint in CONSTRAINTS, "constraint", f"one of {', '.join(CONSTRAINTS)}")
-        require(self.local_crop in ("hole", "random"), "local_crop", "hole or random")
-        require(0 <= self.loss_mult < math.inf, "loss_mult", "a number of at least 0")
+        require(self.loss_mult == -1 or 0 <= self.loss_mult < math.inf, "loss_mult", "at least 0, or -1")
+        require(0 <= self.pixel_kimg < math.inf, "pixel_kimg", "at least 0 kimg")
         for name, weight in self.weights.items():
             require(0 <= weight < math.inf, f"{name}_weight", "a number of at least 0")
         require(self.l1_weight + self.perceptual_weight + self.style_weight + self.adversarial_weight > 0,
                 "l1_weight", "above 0 where all other weights of the output are 0")  # fmt: skip
         require(self.bank >= len(masks.RATIO_BINS), "bank", f"at least {len(masks.RATIO_BINS)} masks, one a bin")
+
+    @property
+    def of_code(self) -> bool:
+        """Whether the branches are compared with auto-encoders' codes."""
+        return self.constraint.startswith("cae")
+
+    @property
+    def multiplier(self) -> float:
+        """loss_mult, or the text's: Gielisse 2021 gives his constraint eight times the original's."""
+        return self.loss_mult if self.loss_mult >= 0 else 8.0 if self.of_code else 1.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor of each term of :meth:`MEDFE.objective`; loss_mult is in those of the two constraints."""
+        mult = 0.0 if self.constraint == "none" else self.multiplier
+        return {"l1": self.l1_weight, "perceptual": self.perceptual_weight, "style": self.style_weight,
+                "adversarial": self.adversarial_weight, "structure": mult * self.structure_weight,
+                "texture": mult * self.texture_weight}  # fmt: skip
 
     @property
     def channels(self) -> list[int]:
@@ -126,14 +114,6 @@ class Settings:
     def crop(self) -> int:
         """Side of what the local discriminator sees, px: 64 of 256 as in the code; at least 32, its receptive grid."""
         return max(32, self.size // 4)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The factor of each term of :meth:`MEDFE.objective`; loss_mult is in those of the two constraints."""
-        mult = 0.0 if self.constraint == "none" else self.loss_mult
-        return {"l1": self.l1_weight, "perceptual": self.perceptual_weight, "style": self.style_weight,
-                "adversarial": self.adversarial_weight, "structure": mult * self.structure_weight,
-                "texture": mult * self.texture_weight}  # fmt: skip
 
 
 # Layers
@@ -159,63 +139,18 @@ def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-class OverwrittenPartialConv2d(PartialConv2d):
-    """A partial convolution whose counting kernel, all ones, was overwritten by N(0, .02): ``fix_init=False``.
+# Feature equalisation (Liu 2020, 3.2)
 
-    ``x' = W^T(X * M) / K(M)``, K the overwritten kernel. The code convolves all channels of M with (C', C, k, k)
-    numbers; the channels are equal, so this is one channel and their sum over C, which is N(0, .02 sqrt(C)).
+
+def feature_hole(hole: Tensor) -> Tensor:
+    """The hole among features: bool (B,1,H,W) -> (B,1,H/8,W/8), of which more than half is hole.
+
+    Three 4x4 means of stride 2 give each feature's fraction of hole. One half is our choice: the paper has no number.
     """
-
-    def __init__(self, channels: int, kernel_size: int):
-        super().__init__(channels, channels, kernel_size, 1, kernel_size // 2, bias=False)
-        counting = torch.randn(channels, 1, kernel_size, kernel_size) * (0.02 * math.sqrt(channels))
-        self.register_buffer("counting", counting)
-
-    def forward(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """As its parent's, for one part with a bool map."""
-        reached = self.coverage([valid], [1])[1]
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            count = F.conv2d(valid.to(self.counting.dtype), self.counting, None, 1, self.padding)
-            ratio = torch.where(reached, 1 / count, 0)
-        y = F.conv2d(torch.where(valid, features, 0), self.weight, None, 1, self.padding)
-        return y * ratio.to(y.dtype), reached
-
-
-class SpectralConv2d(nn.Conv2d):
-    """A convolution whose weight, as a matrix, is divided by its largest singular value (one power iteration a pass).
-
-    The matrix is (outputs, inputs * k * k); all of it is fp32 under autocast too.
-    """
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__(inputs, outputs, 4, 2, 1)
-        self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            matrix = self.weight.flatten(1)
-            with torch.no_grad():
-                v = F.normalize(self.u @ matrix, dim=0)
-                u = F.normalize(matrix @ v, dim=0)
-                self.u.copy_(u)
-            weight = self.weight / (u @ matrix @ v)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
-
-
-# Feature equalisation (paper 3.2)
-
-
-def feature_hole(hole: Tensor, fixed: bool = True) -> Tensor:
-    """The hole among features: bool (B,1,H,W) -> (B,1,H/8,W/8).
-
-    Three 4x4 means of stride 2 give each feature's share of hole. It is hole above one half (our choice: the paper
-    gives no number); the released code asks for more than 1, which no share is, so its features have no hole
-    (``fixed=False``; it also counts the padding as known).
-    """
-    share = hole.float()
+    fraction = hole.float()
     for _ in range(3):
-        share = F.avg_pool2d(share, 4, 2, 1, count_include_pad=not fixed)
-    return share > (0.5 if fixed else 1)
+        fraction = F.avg_pool2d(fraction, 4, 2, 1, count_include_pad=False)
+    return fraction > 0.5
 
 
 def gaussian(side: int, sigma: float = 1.5, device: torch.device | None = None) -> Tensor:
@@ -248,30 +183,26 @@ def range_average(features: Tensor) -> Tensor:
 
     gate = features.sigmoid()
     weights = torch.stack([(gate * other).float().mean(1) for other in neighbours(gate)], 1).softmax(1)
-    return sum(weights[:, i : i + 1] * other for i, other in enumerate(neighbours(features)))
+    return sum(weights[:, i : i + 1] * other for i, other in enumerate(neighbours(features))).to(features.dtype)
 
 
-def scrambled(features: Tensor) -> Tensor:
-    """What the released ``view`` makes of propagated features: (B, H W, C) numbers read as (B, C, H, W)."""
-    return features.flatten(2).mT.reshape(features.shape)
+def propagate(features: Tensor) -> Tensor:
+    """BPA: what comes from afar beside what comes from the neighbours, (B,C,H,W) -> (B,2C,H,W)."""
+    return torch.cat([spatial_average(features), range_average(features)], 1)
 
 
 class Equalisation(nn.Module):
     """Channels weighted by squeeze-and-excitation, then bilateral propagation (BPA) and a 1x1 convolution."""
 
-    def __init__(self, channels: int, fix_bpa: bool):
+    def __init__(self, channels: int):
         super().__init__()
-        inner, self.fix_bpa = max(1, channels // 16), fix_bpa
+        inner, self.propagate = max(1, channels // 16), propagate
         self.excitation = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(channels, inner, bias=True), nn.ReLU(),
                                         conv(inner, channels, bias=True), nn.Sigmoid())  # fmt: skip
         self.squeeze = normed(conv(2 * channels, channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        features = features * self.excitation(features)
-        averages = [spatial_average(features), range_average(features).to(features.dtype)]
-        if not self.fix_bpa:
-            averages = [scrambled(each) for each in averages]
-        return self.squeeze(torch.cat([each.to(features.dtype) for each in averages], 1))
+        return self.squeeze(self.propagate(features * self.excitation(features)))
 
 
 # The networks
@@ -311,14 +242,26 @@ class Encoder(nn.Module):
         return [*levels[:-1], self.residual(levels[-1])]
 
 
+class PartialConvBlock(nn.Module):
+    """A partial convolution that keeps the size, instance norm with weights, leaky activation."""
+
+    def __init__(self, channels: int, kernel: int):
+        super().__init__()
+        self.conv = PartialConv2d(channels, channels, kernel, 1, kernel // 2, bias=False)
+        self.norm = nn.InstanceNorm2d(channels, affine=True)
+
+    def forward(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        features, valid = self.conv(features, valid)
+        return F.leaky_relu(self.norm(features), 0.2), valid
+
+
 class Middle(nn.Module):
     """The two branches, their filling, their equalisation, and its return to every level."""
 
     def __init__(self, settings: Settings):
         super().__init__()
-        s, c, strides = settings, settings.channels, settings.strides
-        m = c[2]
-        self.fix_mask = s.fix_mask
+        c, strides, m = settings.channels, settings.strides, settings.channels[2]
+        self.feature_hole = feature_hole
         self.texture = nn.ModuleList([
             nn.Sequential(*normed(level(c[0], c[1], 2)), *normed(level(c[1], m, 2))),
             normed(level(c[1], m, 2)),
@@ -326,12 +269,11 @@ class Middle(nn.Module):
         ])  # fmt: skip
         self.structure = conv(c[3], m)
         self.squeeze = normed(conv(3 * m, m))
-        self.streams = nn.ModuleList(nn.ModuleList(Filling(m, kernel, s.fix_init) for _ in range(5))
-                                     for kernel in (3, 5, 7))  # fmt: skip
-        of_code = s.constraint.startswith("cae")
-        self.to_code = normed(conv(3 * m, m), nn.Tanh(), norm=s.constraint != "cae_no_norm") if of_code else None
+        self.streams = nn.ModuleList(nn.ModuleList(PartialConvBlock(m, k) for _ in range(5)) for k in (3, 5, 7))
+        norm = settings.constraint != "cae_no_norm"
+        self.to_code = normed(conv(3 * m, m), nn.Tanh(), norm) if settings.of_code else None
         self.fuse = normed(conv(2 * m, 2 * m))
-        self.equalise = Equalisation(2 * m, s.fix_bpa)
+        self.equalise = Equalisation(2 * m)
         self.to_fine = nn.ModuleList(conv(2 * m, c[i]) for i in range(3))
         self.to_coarse = nn.ModuleList(self._chain(2 * m, strides[3:i]) for i in (4, 5, 6))
 
@@ -349,8 +291,8 @@ class Middle(nn.Module):
         y, size = [F.leaky_relu(each, 0.2) for each in levels], levels[2].shape[-2:]
         texture = torch.cat([layer(each) for layer, each in zip(self.texture, y[:3], strict=True)], 1)
         structure = torch.cat([_norm(resize(self.structure(each), size)) for each in y[3:]], 1)
+        valid = ~self.feature_hole(hole)
         branches = self.squeeze(torch.cat([structure, texture]))
-        valid = ~feature_hole(hole, self.fix_mask)
         structure, texture = self.fill(branches, torch.cat([valid, valid])).chunk(2)
         equal = self.equalise(self.fuse(torch.cat([structure, texture], 1)))
         fine = [_norm(resize(to(equal), each.shape[-2:])) for to, each in zip(self.to_fine, levels[:3], strict=True)]
@@ -370,20 +312,6 @@ class Middle(nn.Module):
 
 def _norm(x: Tensor) -> Tensor:
     return F.leaky_relu(F.instance_norm(x), 0.2)
-
-
-class Filling(nn.Module):
-    """A partial convolution that keeps the size, instance norm with weights, leaky activation."""
-
-    def __init__(self, channels: int, kernel: int, fix_init: bool):
-        super().__init__()
-        self.conv = (PartialConv2d(channels, channels, kernel, 1, kernel // 2, bias=False) if fix_init
-                     else OverwrittenPartialConv2d(channels, kernel))  # fmt: skip
-        self.norm = nn.InstanceNorm2d(channels, affine=True)
-
-    def forward(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        features, valid = self.conv(features, valid)
-        return F.leaky_relu(self.norm(features), 0.2), valid
 
 
 class Decoder(nn.Module):
@@ -418,7 +346,6 @@ class Network(nn.Module):
         self.encoder, self.middle, self.decoder = Encoder(settings), Middle(settings), Decoder(settings)
         self.to_rgb = conv(settings.channels[2], 3, bias=True) if settings.constraint == "conv1x1" else None
         self.register_buffer("fill", torch.tensor(FILL).view(1, 3, 1, 1), persistent=False)
-        self.apply(initialise_dcgan)
 
     def forward(self, photos: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = torch.cat([torch.where(hole, self.fill, photos) * 2 - 1, (~hole).float().expand_as(photos)], 1)
@@ -431,17 +358,29 @@ class Network(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D and F: photos or crops (B,3,S,S) in [-1,1], S from 32 px -> logits (B,1,S/32,S/32)."""
+    """D and F: photos or crops (B,3,S,S) in [-1,1], S from 32 px -> logits (B,1,S/32,S/32).
+
+    :func:`initialise_spectral` puts spectral norm on every layer.
+    """
 
     def __init__(self, width: int = 64):
         super().__init__()
         c = [3, width, 2 * width, 4 * width, 8 * width]
-        layers = [layer for i in range(4) for layer in (SpectralConv2d(c[i], c[i + 1]), nn.LeakyReLU(0.2))]
-        self.layers = nn.Sequential(*layers, SpectralConv2d(c[4], 1))
-        self.apply(initialise_dcgan)
+        layers = [layer for i in range(4) for layer in (level(c[i], c[i + 1], 2, True), nn.LeakyReLU(0.2))]
+        self.layers = nn.Sequential(*layers, level(c[4], 1, 2, True))
 
     def forward(self, photos: Tensor) -> Tensor:
-        return self.layers(photos)
+        with parametrize.cached():  # each weight is divided by its norm once a pass, in fp32 under autocast too
+            with torch.autocast(photos.device.type, enabled=False):
+                _ = [layer.weight for layer in self.layers[::2]]
+            return self.layers(photos)
+
+
+def initialise_spectral(module: nn.Module) -> None:
+    """The rule of the discriminators: DCGAN's, then spectral norm, whose first vectors are drawn here too."""
+    initialise_dcgan(module)
+    if isinstance(module, nn.Conv2d):
+        spectral_norm(module)
 
 
 # Objective
@@ -453,15 +392,9 @@ def relativistic_loss(real: Tensor, fake: Tensor, of_generator: bool = False) ->
     return ((real - fake.mean() - sign).square().mean() + (fake - real.mean() + sign).square().mean()) / 2
 
 
-def vgg_features(vgg: nn.Sequential, fixed: bool = True) -> losses.Features:
-    """relu1_1, 2_1, 2_2, 3_1, 3_3, 4_1, 4_3, 5_1 and 5_2 of VGG-16 for photos in [0,1].
-
-    ``fixed=False``: VGG sees [-1, 1], and relu5_2 is pool4, conv5_1 and relu once more, behind relu5_1.
-    """
-    layers = (1, 6, 8, 11, 15, 18, 22, 25)
-    if fixed:
-        return losses.Features(vgg, (*layers, 27), "imagenet")
-    return losses.Features(nn.Sequential(*vgg[:26], *vgg[23:26]), (*layers, 28), "symmetric")
+def vgg_features(vgg: nn.Sequential) -> losses.Features:
+    """relu1_1, 2_1, 2_2, 3_1, 3_3, 4_1, 4_3, 5_1 and 5_2 of VGG-16 for photos in [0,1]."""
+    return losses.Features(vgg, (1, 6, 8, 11, 15, 18, 22, 25, 27), "imagenet")
 
 
 PERCEPTUAL, STYLE = (0, 1, 3, 5, 7), (2, 4, 6, 8)  # which of these each loss compares
@@ -476,20 +409,15 @@ def crops(photos: Tensor, corners: Tensor, side: int) -> Tensor:
     return strips.gather(3, columns[:, None, None, :].expand(n, channels, side, side))
 
 
-def corners_in(holes: Tensor, draws: Tensor, side: int, where: str) -> Tensor:
+def corners_in_hole(holes: Tensor, draws: Tensor, side: int) -> Tensor:
     """Where the local discriminator looks: holes (B,1,H,W), draws (B,2) in [0,1) -> top and left (B,2).
 
-    ``random``: anywhere. ``hole``: centred on a hole pixel, all equally likely, as far as the photo's edge allows.
+    The square is centred on a hole pixel, all equally likely, as far as the photo's edge allows.
     """
-    high, wide = holes.shape[-2:]
-    most = (high - side, wide - side)
-    if where == "random":
-        corners = draws[:, 0] * (most[0] + 1), draws[:, 1] * (most[1] + 1)
-    else:
-        counts = holes.flatten(1).cumsum(1)
-        pixel = torch.searchsorted(counts, (draws[:, :1] * counts[:, -1:]).long(), right=True)[:, 0]
-        corners = pixel // wide - side // 2, pixel % wide - side // 2
-    return torch.stack([corner.long().clamp(0, last) for corner, last in zip(corners, most, strict=True)], 1)
+    (high, wide), counts = holes.shape[-2:], holes.flatten(1).cumsum(1)
+    pixel = torch.searchsorted(counts, (draws[:, :1] * counts[:, -1:]).long(), right=True)[:, 0]
+    top, left = pixel // wide - side // 2, pixel % wide - side // 2
+    return torch.stack([top.clamp(0, high - side), left.clamp(0, wide - side)], 1)
 
 
 # Training and use
@@ -502,9 +430,7 @@ class MEDFE(Trainer):
         settings: the choices. ``seed``: of initialisation, crops and training masks.
         device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
         vgg: the network of the perceptual and style terms; None: `pretrained.vgg16`.
-        structure: photos (B,3,S,S) in [0,1] -> their structure images, for conv1x1 where batches bring none.
         codes: trained auto-encoders of texture and of structure, for the constraints cae...; their encoders are copied.
-        bank: training holes bool (n,1,size,size) in place of those of ``settings.region``.
         filling_only: no VGG, no targets: for a network that is loaded to fill holes.
 
     Raises:
@@ -514,16 +440,17 @@ class MEDFE(Trainer):
 
     parts = ("network", "discriminators", "adam_g", "adam_d")
     keeps, title = "network", "MEDFE (weights.pt of a run of notebook 41)"
+    settings_type, network_type = Settings, Network
+    rule, features_of, corners = map(staticmethod, (initialise_dcgan, vgg_features, corners_in_hole))
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
                  acceleration: str = "auto", vgg: nn.Sequential | None = None,
-                 structure: Callable[[Tensor], Tensor] = rtv.structure, codes: tuple[CAE, CAE] | None = None,
-                 bank: Tensor | None = None, filling_only: bool = False):  # fmt: skip
+                 codes: tuple[CAE, CAE] | None = None, filling_only: bool = False):  # fmt: skip
         self.settings, self.seed = settings, seed
         self.place(device, precision, acceleration)
-        with seeded(seed):
-            self.network = Network(settings)
-            self.discriminators = nn.ModuleList([Discriminator(settings.width), Discriminator(settings.width)])
+        self.network = initialise(self.network_type(settings), seed, "network", self.rule)
+        judges = nn.ModuleList([Discriminator(settings.width), Discriminator(settings.width)])
+        self.discriminators = initialise(judges, seed, "discriminators", initialise_spectral)
         for network in (self.network, self.discriminators):
             network.to(self.device, memory_format=torch.channels_last)
         betas = (settings.beta1, settings.beta2)
@@ -531,15 +458,13 @@ class MEDFE(Trainer):
         self.adam_d = adam(self.discriminators, settings.lr, betas, self.device)
         if filling_only:
             return
-        self.codes = self._codes(codes) if settings.constraint.startswith("cae") else None
-        self.structure = structure
-        self.bank = self._mask_bank(bank).to(self.device)
-        self.features = None
+        self.codes, self.features = self._codes(codes) if settings.of_code else None, None
+        self.bank = self._mask_bank().to(self.device)
         if settings.perceptual_weight or settings.style_weight:
             vgg = pretrained.vgg16(self.device) if vgg is None else vgg
-            self.features = vgg_features(vgg, settings.fix_vgg).to(self.device)
+            self.features = self.features_of(vgg).to(self.device)
         self._network = torch.compile(self.network) if self.compiled else self.network
-        self._update = self.replayed(self.update)
+        self._update, self._update_pixels = self.replayed(self.update), self.replayed(self.update_pixels)
 
     def _codes(self, codes: tuple[CAE, CAE] | None) -> nn.ModuleList:
         s, channels = self.settings, self.settings.channels[2]
@@ -547,38 +472,32 @@ class MEDFE(Trainer):
             raise BadInput(f"codes: constraint {s.constraint} compares with two auto-encoders and none were given; "
                            "train them with notebook 40, or choose constraint conv1x1 or none")  # fmt: skip
         for kind, cae in zip(("texture", "structure"), codes, strict=True):
-            if cae.settings.kind != kind:
-                raise BadInput(f"codes: the auto-encoder of {kind} is one of {cae.settings.kind}; give texture first, "
-                               "then structure")  # fmt: skip
-            if cae.untrained and s.constraint != "cae_reinitialised":
-                raise BadInput(f"codes: the auto-encoder of {kind} is not trained; train it with notebook 40, or ask "
-                               "for an untrained one by name with constraint cae_reinitialised")  # fmt: skip
-            if cae.settings.channels != channels:
-                raise BadInput(f"codes: the auto-encoder of {kind} has codes of {cae.settings.channels} channels, "
-                               f"where width {s.width} needs {channels}; give it half that width")  # fmt: skip
+            wrong = {
+                f"one of {cae.settings.kind}; give texture first, then structure": cae.settings.kind != kind,
+                "not trained; train it with notebook 40, or ask for random codes by name with constraint "
+                "cae_reinitialised": cae.untrained and s.constraint != "cae_reinitialised",
+                f"of {cae.settings.channels} channels, where width {s.width} needs {channels}; give it half that width":
+                    cae.settings.channels != channels,
+            }  # fmt: skip
+            if any(wrong.values()):
+                raise BadInput(f"codes: the auto-encoder of {kind} is {next(why for why in wrong if wrong[why])}")
         encoders = nn.ModuleList(copy.deepcopy(cae.network.encoder) for cae in codes)
-        if s.constraint == "cae_reinitialised" or not s.fix_init:
-            with seeded(self.seed):
-                encoders.apply(initialise_dcgan)
+        if s.constraint == "cae_reinitialised":
+            initialise(encoders, self.seed, "codes", initialise_dcgan)
         return encoders.to(self.device).eval().requires_grad_(False)
 
-    def _mask_bank(self, bank: Tensor | None) -> Tensor:
+    def _mask_bank(self) -> Tensor:
         s, bins = self.settings, masks.RATIO_BINS
-        if bank is None and s.region == "centre":
+        if s.region == "centre":
             return masks.centre(1, s.size)
-        if bank is None:
-            first, each = 10**6 + len(bins) * self.seed, s.bank // len(bins)  # far from the seed of any test set
-            return torch.cat([masks.irregular(each, s.size, first + i, bins[i]) for i in range(len(bins))])
-        if bank.dtype != torch.bool or bank.shape[1:] != (1, s.size, s.size) or not bank.flatten(1).any(1).all():
-            raise BadInput(f"bank: {bank.dtype} of shape {tuple(bank.shape)} will not do; it must be bool "
-                           f"(n, 1, {s.size}, {s.size}), True = hole, each with a hole")  # fmt: skip
-        return bank
+        first, each = 10**6 + len(bins) * self.seed, s.bank // len(bins)  # far from the seed of any test set
+        return torch.cat([masks.irregular(each, s.size, first + i, bins[i]) for i in range(len(bins))])
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update of the discriminators, then one of the network, on uint8 photos; returns each loss, on the device.
 
-        Photos are (B,3,S,S), or (B,6,S,S) with each photo's structure image behind it: conv1x1 then spends no time on
-        structure images, which otherwise are made anew of every photo in every step.
+        Photos are (B,3,S,S); for conv1x1 (B,6,S,S), each photo's structure image (`rtv.structure`) behind it. In the
+        first ``pixel_kimg`` the network sees the L1 alone, and all other losses are 0. BadInput without the images.
         """
         draw = generator(self.seed, step)
         rows = torch.randint(len(self.bank), (len(photos),), generator=draw).to(self.device)
@@ -587,21 +506,21 @@ class MEDFE(Trainer):
         holes = self.bank[rows]
         holes = torch.where(left_right, holes.flip(-1), holes)
         holes = torch.where(up_down, holes.flip(-2), holes)
-        inputs = {"photos": photos[:, :3], "holes": holes, "draws": draws}
+        inputs = {"photos": photos[:, :3], "holes": holes}
+        if step * len(photos) < 1000 * self.settings.pixel_kimg:
+            return self._update_pixels(**inputs)
         if self.settings.constraint == "conv1x1":
-            given = photos[:, 3:].float() / 255
-            inputs["structures"] = given if photos.shape[1] == 6 else self.structure(photos.float() / 255)
-        return self._update(**inputs)
+            if photos.shape[1] != 6:
+                raise BadInput("photos: constraint conv1x1 needs each photo's structure image behind it, (B, 6, S, S)")
+            inputs["structures"] = photos[:, 3:].float() / 255
+        return self._update(**inputs, draws=draws)
 
     def update(self, photos: Tensor, holes: Tensor, draws: Tensor,
                structures: Tensor | None = None) -> dict[str, Tensor]:  # fmt: skip
         """The whole training step as device work alone. The network runs once and serves both updates."""
         s = self.settings
-        truth = (photos.float() / 255).contiguous(memory_format=torch.channels_last)
-        with self.autocast():
-            output, *branches = self._network(truth, holes)
-        output = output.float()
-        real, corners = truth * 2 - 1, corners_in(holes, draws, s.crop, s.local_crop)
+        truth, output, *branches = self._forward(photos, holes)
+        real, corners = truth * 2 - 1, self.corners(holes, draws, s.crop)
         results = {}
         if s.adversarial_weight:
             scores = self._scores(real, output.detach(), corners)
@@ -614,11 +533,30 @@ class MEDFE(Trainer):
             with frozen(self.discriminators):
                 scores = self._scores(real, output, corners).values()
             terms["adversarial"] = sum(relativistic_loss(*pair, of_generator=True) for pair in scores)
-        total = sum(s.weights[name] * term for name, term in terms.items())
+        return self._descend(results | terms, sum(s.weights[name] * term for name, term in terms.items()))
+
+    def update_pixels(self, photos: Tensor, holes: Tensor) -> dict[str, Tensor]:
+        """The step of the first ``pixel_kimg``: no discriminator, no VGG, nothing that differs between constraints."""
+        truth, output, *_ = self._forward(photos, holes)
+        l1 = (output - (truth * 2 - 1)).abs().mean()
+        return self._descend({"l1": l1}, l1)
+
+    def _forward(self, photos: Tensor, holes: Tensor) -> tuple[Tensor, ...]:
+        """Photos in [0,1], the network's output for them in [-1,1], and both branches."""
+        truth = (photos.float() / 255).contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            output, *branches = self._network(truth, holes)
+        return truth, output.float(), *branches
+
+    def _descend(self, results: dict[str, Tensor], total: Tensor) -> dict[str, Tensor]:
+        """Adam's step down ``total``; returns every loss that the settings have, 0 where it is not in use yet."""
         self.adam_g.zero_grad(set_to_none=True)
         total.backward()
         self.adam_g.step()
-        return {name: loss.detach() for name, loss in (results | terms | {"total": total}).items()}
+        judged = ["d_global", "d_local"] if self.settings.adversarial_weight else []
+        names = [*judged, *(name for name, weight in self.settings.weights.items() if weight)]
+        zero = torch.zeros((), device=self.device)
+        return {name: results.get(name, zero).detach() for name in names} | {"total": total.detach()}
 
     def _scores(self, real: Tensor, fake: Tensor, corners: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits of real and of fake, by the global and by the local discriminator."""
@@ -681,14 +619,6 @@ class MEDFE(Trainer):
         self._check(photos, mask)
         return self.network(photos, mask)[1:]
 
-    @torch.no_grad()
-    def branch_pictures(self, photos: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What conv1x1 sees of both branches, as photos (B,3,H/8,W/8) in [0,1]. BadInput for another constraint."""
-        if self.network.to_rgb is None:
-            raise BadInput(f"constraint: {self.settings.constraint} has no 1x1 convolution to show branches by; decode "
-                           "them with the auto-encoders' decoders, or take a network with conv1x1")  # fmt: skip
-        return tuple((self.network.pictures(each) + 1) / 2 for each in self.branches(photos, mask))
-
     def _check(self, photos: Tensor, mask: Tensor) -> None:
         masks.check(mask, photos)
         stride, (high, wide) = math.prod(self.settings.strides), photos.shape[-2:]
@@ -700,6 +630,6 @@ class MEDFE(Trainer):
     def load(cls, path: Path, device: str = "auto") -> "MEDFE":
         """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
         settings, state = cls.read(path)
-        network = cls(Settings(**settings), device=device, acceleration="eager", filling_only=True)
+        network = cls(cls.settings_type(**settings), device=device, acceleration="eager", filling_only=True)
         network.load_state_dict(state)
         return network

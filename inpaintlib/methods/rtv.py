@@ -11,15 +11,11 @@ Laplacian of a 4-neighbour grid with these weights. Solved are the published MAT
 (zero outside the image) and halving of σ included; the copy that we read stops at a residual of a tenth, ours not.
 
 Two solvers: ``direct`` (SciPy's sparse factorisation in float64, one photo at a time on the CPU) is the reference;
-``cg`` solves all photos at once on their device and differs from it by less than :data:`TOLERANCE`. On one CPU core
-the reference is faster up to 128 px and they are equal at 256 px; a GPU wants ``cg``.
+``cg`` solves all photos at once on their device and differs from it by less than :data:`TOLERANCE`. On a CPU the
+reference is faster; a GPU wants ``cg``.
 """
 
-import hashlib
-import os
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,19 +23,14 @@ import torch.nn.functional as F
 from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from inpaintlib import DATA, BadInput
-from inpaintlib.files import lock, reason
-from inpaintlib.training import choose_device
+from inpaintlib import BadInput
 
 TOLERANCE = 1e-3  # largest difference of ``cg`` from ``direct`` with the published settings, of a range of 1
 RESIDUAL = 1e-4  # relative residual at which conjugate gradients stop
 ITERATIONS = 5000  # of conjugate gradients at most
 FLOOR = 1e-3  # ε of the paper: what |L| is at least
-DAMPING = 0.7  # of the Jacobi smoothing in the preconditioner
 FACTORISATION = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
-FORMAT = 2  # raised when a change here makes cached structure images stale
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,6 @@ class Settings:
 
 
 MEDFE = Settings()
-XU = Settings(lam=0.01, eps_s=0.02, iterations=4)  # defaults of the filter's own code
 
 
 @torch.no_grad()
@@ -149,10 +139,10 @@ def solve_direct(image: Tensor, right: Tensor, down: Tensor, start: Tensor | Non
     return torch.from_numpy(solved).to(image)
 
 
-def apply(x: Tensor, right: Tensor, down: Tensor, mass: Tensor | float = 1.0) -> Tensor:
-    """(mass + L_w) x. Of differences, not of diagonal times x: in float32 that would cancel where weights are large."""
+def apply(x: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """(1 + L_w) x. Of differences, not of diagonal times x: in float32 that would cancel where weights are large."""
     across, along = right[..., :-1] * x.diff(dim=-1), down[..., :-1, :] * x.diff(dim=-2)
-    y = mass * x
+    y = x.clone()
     y[..., 1:] += across
     y[..., :-1] -= across
     y[..., 1:, :] += along
@@ -161,20 +151,21 @@ def apply(x: Tensor, right: Tensor, down: Tensor, mass: Tensor | float = 1.0) ->
 
 
 def solve_cg(image: Tensor, right: Tensor, down: Tensor, start: Tensor | None = None) -> Tensor:
-    """The same x by preconditioned conjugate gradients from ``start``, for all photos and channels at once.
+    """The same x by conjugate gradients from ``start``, for all photos and channels at once; preconditioned by the
+    system's diagonal.
 
     Each channel of each photo takes its own steps and stops at its own :data:`RESIDUAL`, so none depends on another.
 
     Raises BadInput where one has not stopped after :data:`ITERATIONS`.
     """
-    levels, x = grids(right, down), image.clone() if start is None else start.clone()
+    diagonal, x = diagonal_of(right, down), image.clone() if start is None else start.clone()
     residual, limit = image - apply(x, right, down), RESIDUAL**2 * _dot(image, image)
     direction, rho = None, None
     for iteration in range(ITERATIONS):
         active = _dot(residual, residual) > limit
         if iteration % 8 == 0 and not active.any():  # reading one flag makes a GPU wait, so not each time
             return x
-        z = coarse_and_fine(residual, levels)
+        z = residual / diagonal
         new = _dot(residual, z)
         direction = z if direction is None else z + torch.where(active, new / rho, 0) * direction
         product, rho = apply(direction, right, down), new
@@ -185,100 +176,13 @@ def solve_cg(image: Tensor, right: Tensor, down: Tensor, start: Tensor | None = 
                    "eps_s, or solver direct")  # fmt: skip
 
 
+def diagonal_of(right: Tensor, down: Tensor) -> Tensor:
+    """The diagonal of 1 + L_w: one, and each pixel's four weights."""
+    diagonal = 1 + right + down
+    diagonal[..., 1:] += right[..., :-1]
+    diagonal[..., 1:, :] += down[..., :-1, :]
+    return diagonal
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((-2, -1), keepdim=True)
-
-
-# The preconditioner: one multigrid V-cycle. Four pixels make one of the next coarser grid, whose system is again of
-# this form: masses add up, and so do the weights that cross between fours (Galerkin with piecewise constants).
-
-Grid = tuple[Tensor, Tensor, Tensor, Tensor]  # right, down, mass, diagonal
-
-
-def grids(right: Tensor, down: Tensor) -> list[Grid]:
-    """The system on all grids, from the image's to one pixel."""
-    mass, levels = torch.ones_like(right), []
-    while True:
-        diagonal = mass + right + down
-        diagonal[..., 1:] += right[..., :-1]
-        diagonal[..., 1:, :] += down[..., :-1, :]
-        levels.append((right, down, mass, diagonal))
-        if right.shape[-2:] == (1, 1):
-            return levels
-        right, down = (_even(w) for w in (right, down))
-        right = right[..., 0::2, 1::2] + right[..., 1::2, 1::2]
-        down, mass = down[..., 1::2, 0::2] + down[..., 1::2, 1::2], add_fours(mass)
-
-
-def _even(x: Tensor) -> Tensor:
-    """x with a row or column of zeros more where the number is odd."""
-    return F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)) if x.shape[-1] % 2 or x.shape[-2] % 2 else x
-
-
-def add_fours(x: Tensor) -> Tensor:
-    """Sums over 2x2 pixels: (B,C,H,W) -> (B,C,ceil(H/2),ceil(W/2))."""
-    return F.avg_pool2d(_even(x), 2, divisor_override=1)
-
-
-def coarse_and_fine(b: Tensor, levels: list[Grid]) -> Tensor:
-    """An approximate solution of the finest grid's system: smooth, correct by the coarser grid, smooth again."""
-    (right, down, mass, diagonal), *coarser = levels
-    if not coarser:
-        return b / diagonal
-    x = DAMPING * b / diagonal
-    correction = coarse_and_fine(add_fours(b - apply(x, right, down, mass)), coarser)
-    x = x + F.interpolate(correction, scale_factor=2.0)[..., : x.shape[-2], : x.shape[-1]]
-    return x + DAMPING * (b - apply(x, right, down, mass)) / diagonal
-
-
-# On disk
-
-
-def cached(array: np.ndarray, settings: Settings = MEDFE, folder: Path | None = None,
-           device: str | torch.device = "auto", batch: int = 32) -> np.ndarray:  # fmt: skip
-    """Prepared photos with their structure images behind them, uint8 (n,6,H,W), from disk or made now and kept there.
-
-    A file's name is a hash of the photos and the settings, so that neither can be mistaken; it appears when complete.
-
-    Args:
-        array: photos, uint8 (n,3,H,W), possibly memory-mapped. ``folder``: None is ``data/prepared/structure``.
-        batch: photos solved at once.
-
-    Returns a read-only memory map. Raises BadInput for another array, a full disk, a damaged file.
-    """
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] != 3:
-        raise BadInput(f"photos: are {array.dtype} of shape {array.shape}, but must be uint8 (n, 3, H, W)")
-    if batch < 1:
-        raise BadInput(f"batch: {batch} will not do; it must be a whole number of at least 1")
-    digest = hashlib.sha256(repr((FORMAT, array.shape, sorted(asdict(settings).items()))).encode())
-    digest.update(np.ascontiguousarray(array))
-    path = (folder or DATA / "prepared" / "structure") / f"{digest.hexdigest()[:24]}.npy"
-    with lock(path):
-        if not path.exists():
-            _compute(array, settings, path, choose_device(device) if isinstance(device, str) else device, batch)
-    try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise BadInput(f"{path}: is damaged ({error}); delete it, and it is computed anew") from None
-
-
-def _compute(array: np.ndarray, settings: Settings, path: Path, device: torch.device, batch: int) -> None:
-    """Writes all photos and structure images beside ``path`` and renames the complete file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    edges = [*range(0, len(array), batch), len(array)]
-    try:
-        with open(temporary, "wb") as file, tqdm(total=len(array), unit="photo", desc="structure images") as bar:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(array), 6, *array.shape[2:])}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start, stop in pairwise(edges):
-                photos = torch.from_numpy(np.array(array[start:stop])).to(device)
-                images = (structure(photos.float() / 255, settings) * 255).round().byte()
-                file.write(torch.cat([photos, images], 1).cpu().numpy().tobytes())
-                bar.update(stop - start)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"{path}: could not be written ({reason(error)}); free some space and start again") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,71 +1,68 @@
-"""What notebooks 40 to 42 ask: what an auto-encoder's code keeps of a photo, and what MEDFE's two branches hold.
+"""What notebooks 41 and 42 ask: what do MEDFE's two branches hold, and what ties them to it?
 
-Of an auto-encoder (:func:`measure_code`), on whole photos:
+Of the filled features of the texture and the structure branch, at all positions that lie wholly in the hole
+(:func:`probe_branches`); the *truth* there is the photo's 8x8 px patch, 192 numbers:
 
-=================== ===================================================================================================
-lost_low, lost_high residual's power over the photo's at periods above and below 8 px (0 nothing lost, 1 all)
-correlation_removed correlation of what the code took from a photo with what RTV took; ``blur_``: what a blur took that
-                    is as far from the photo as the reconstruction
-rtv_ms, code_ms     milliseconds a photo of RTV's direct solver and of the encoder, both on the CPU
-=================== ===================================================================================================
-
-Of MEDFE's filled features, at all positions that lie wholly in the hole (:func:`examine`), for the texture and the
-structure branch; the *truth* there is the photo's 8x8 px patch, 192 numbers:
-
-=================== ===================================================================================================
-probe               R² of the best linear map from features to truth (ridge), fitted on training photos, on test photos
-cka                 linear CKA of features and truth (Kornblith et al. 2019), in [0, 1]
-rank                effective rank of the features: exp of the entropy of their singular values (Roy, Vetterli 2007)
-probe_lost          what the texture probe loses without the three directions that the 1x1 convolution reads
-swap_change         relative change of L_rte when photos exchange all that lies outside these directions
-code_error          L1 distance to the two codes over that of zeros: 1 or above, nothing of a code is met
-code_variation      the codes' standard deviation over photos and places, channel by channel, over their root mean
-                    square: near 0, the target is the same whatever the photo
-=================== ===================================================================================================
+==================== ==================================================================================================
+probe                R² of the best linear map from features to truth (ridge), fitted on training photos, on test photos
+structure_in, _detail the same with RTV's structure image, and with what it took from the photo, in place of the truth
+cka                  linear CKA of features and truth (Kornblith et al. 2019), in [0, 1]
+rank                 effective rank of the features: exp of the entropy of their singular values (Roy, Vetterli 2007)
+probe_lost           what the texture probe loses without the three directions that the 1x1 convolution reads
+swap_change          relative change of L_rte when photos exchange all that lies outside these directions
+code_error           L1 distance to the two codes, ``code_distance``, over that of zeros, ``code_size``
+code_variation       the codes' standard deviation over photos and places, channel by channel, over their root mean
+                     square: near 0, the target is the same whatever the photo
+pull_...             norm of the gradient, by the network's weights, of a term of the objective times its weight;
+                     ``constraint`` is of L_rst + L_rte, ``others`` of all but the adversarial terms and these
+==================== ==================================================================================================
 """
 
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
-from inpaintlib import BadInput, metrics, pretrained
-from inpaintlib.data import masks
-from inpaintlib.data.photos import Photos
+from inpaintlib import BadInput, metrics
 from inpaintlib.data.test_set import TestSet
-from inpaintlib.harness import figures, sweep
+from inpaintlib.harness import sweep
 from inpaintlib.harness.runs import Run
 from inpaintlib.harness.tables import Results
-from inpaintlib.methods import autoencoder, medfe, rtv
-from inpaintlib.methods.autoencoder import CAE
+from inpaintlib.methods import medfe, medfe_released
+from inpaintlib.methods.autoencoder import CAE, KINDS
 from inpaintlib.methods.medfe import MEDFE
+from inpaintlib.metrics import Evaluation
+from inpaintlib.studies.autoencoder import PATCH, structures
 
-PATCH = 8  # px a side: what one feature stands for
 DAMPING = 1e-3  # of the ridge, in units of the features' mean variance
+CODES = {"described": medfe, "released": medfe_released}
+FEW = 500  # photos of which Liu 2020 takes its FID
 
 
-def filter_settings(size: int) -> rtv.Settings:
-    """RTV for photos of ``size`` px: the published window is for 256 px and shrinks with them."""
-    return rtv.Settings(sigma=rtv.MEDFE.sigma * size / 256)
+# Arms
 
 
-def with_structures(photos: Photos) -> Photos:
-    """The photos with their structure images behind them (n,6,S,S), made once and kept on disk."""
-    array = rtv.cached(photos.array, filter_settings(photos.array.shape[-1]))
-    return Photos(array, photos.ids, photos.name)
+def settings_of(run: Run) -> medfe.Settings:
+    """The settings of a run of notebook 41. Raises BadInput where ``fixes`` are asked of code without defects."""
+    code, fixes = (run.parameters[name] for name in ("code", "fixes"))
+    if code == "described" and fixes:
+        raise BadInput(f"fixes: {fixes!r} will not do with code described, which has nothing to fix; leave it empty")
+    return run.settings(CODES[code].Settings)
 
 
-def structures(photos: Tensor) -> Tensor:
-    """Structure images of photos (B,3,S,S) in [0,1]."""
-    return rtv.structure(photos, filter_settings(photos.shape[-1]))
+def network_of(settings: medfe.Settings) -> type[MEDFE]:
+    """The class that trains a network of these settings."""
+    return medfe_released.MEDFE if isinstance(settings, medfe_released.Settings) else MEDFE
 
 
-# Auto-encoders
+def load(path: Path, device: str = "auto") -> MEDFE:
+    """The network of a finished run's weights.pt, described or released, as an Inpainter: its ``inpaint``."""
+    settings, _ = MEDFE.read(path)
+    return (medfe_released.MEDFE if "fixes" in settings else MEDFE).load(path, device)
 
 
 def trained_codes(settings: medfe.Settings, study: str, preset: str, device: str = "auto",
@@ -76,78 +73,17 @@ def trained_codes(settings: medfe.Settings, study: str, preset: str, device: str
     this width, and with what else is ``wanted`` (dataset, seed). Raises BadInput where one is missing, with the command
     that makes it.
     """
-    if not settings.constraint.startswith("cae"):
+    if not settings.of_code:
         return None
     if settings.width % 2:
         raise BadInput(f"width: {settings.width} will not do with {settings.constraint}; auto-encoders are half as "
                        "wide, so it must be even")  # fmt: skip
     wanted |= {"size": settings.size, "width": settings.width // 2}
-    found = {kind: sweep.finished(study, preset, arm=kind, **wanted).folder for kind in autoencoder.KINDS}
-    return tuple(autoencoder.load(folder / "weights.pt", device, kind) for kind, folder in found.items())
+    found = [sweep.finished(study, preset, arm=kind, **wanted).folder for kind in KINDS]
+    return tuple(CAE.load(folder / "weights.pt", device) for folder in found)
 
 
-@torch.no_grad()
-def measure_code(cae: CAE, photos: Tensor, ids: list[str], with_lpips: bool = False) -> tuple[dict, pd.DataFrame]:
-    """Metrics of a run, and a row a photo, of what comes back of photos uint8 (n,3,S,S); names at the top."""
-    parts, rows = [], []
-    for some in photos.to(cae.device).split(64):
-        truth = some.float() / 255
-        back, images = cae.reconstruct(truth).clamp(0, 1), structures(truth)
-        columns = {name: getattr(metrics, name)(back, truth) for name in ("l1", "psnr", "ssim")}
-        if with_lpips:
-            columns["lpips"] = pretrained.lpips("alex", truth.device)(back, truth)
-        columns |= autoencoder.resemblance(back, truth, images)
-        control = autoencoder.resemblance(equally_blurred(truth, back), truth, images)
-        columns["blur_correlation_removed"] = control["correlation_removed"]
-        rows.append(pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()}))
-        parts.append(back.cpu())
-    per_image = pd.concat(rows, ignore_index=True)
-    spectrum = autoencoder.residual_spectrum(torch.cat(parts), photos.float() / 255)
-    fine = spectrum["frequency"] > 1 / PATCH
-    lost = {name: float(spectrum["residual"][rings].sum() / spectrum["photo"][rings].sum())
-            for name, rings in (("lost_low", ~fine & (spectrum["frequency"] > 0)), ("lost_high", fine))}  # fmt: skip
-    per_image.insert(0, "id", ids)
-    return per_image.drop(columns="id").mean().to_dict() | lost | {"n_photos": len(photos)}, per_image
-
-
-def equally_blurred(truth: Tensor, back: Tensor) -> Tensor:
-    """Each photo (n,3,S,S) under the Gaussian blur whose L1 distance from it is nearest to that of ``back``."""
-    goal, nearest = metrics.l1(back, truth), truth
-    for sigma in np.geomspace(0.3, truth.shape[-1] / 4, 24):
-        blurred = blur(truth, sigma)
-        miss, least = ((metrics.l1(each, truth) - goal).abs() for each in (blurred, nearest))
-        nearest = torch.where((miss < least)[:, None, None, None], blurred, nearest)
-    return nearest
-
-
-def blur(photos: Tensor, sigma: float) -> Tensor:
-    """A Gaussian of ``sigma`` px, photos (n,3,S,S) mirrored at their edges."""
-    return gaussian_blur(photos, 2 * min(int(3 * sigma) + 1, photos.shape[-1] - 1) + 1, float(sigma))
-
-
-def milliseconds(function: Callable[[Tensor], object], photos: Tensor, turns: int = 5) -> float:
-    """Milliseconds a photo of a function of photos (n,3,S,S): the median of some turns after a first."""
-    seconds = []
-    for _ in range(turns + 1):
-        start = time.perf_counter()
-        function(photos)
-        seconds.append(time.perf_counter() - start)
-    return 1000 * float(np.median(seconds[1:])) / len(photos)
-
-
-def code_milliseconds(cae: CAE, photos: Tensor) -> float:
-    """Milliseconds a photo that the encoder takes on the CPU, wherever it was trained."""
-    on_cpu = CAE(cae.settings, device="cpu", precision="fp32", acceleration="eager")
-    on_cpu.network.load_state_dict(cae.network.state_dict())
-    return milliseconds(on_cpu.encode, photos)
-
-
-def digest(photos: Tensor, ids: list[str]) -> str:
-    """The hash of test photos uint8 (n,3,S,S) under the centre hole: of the TestSet that MEDFE is measured on."""
-    return TestSet.make("", photos, masks.centre(len(photos), photos.shape[-1]), ids).hash
-
-
-# Branches
+# What a branch holds
 
 
 def in_hole(features: Tensor, holes: Tensor) -> Tensor:
@@ -177,8 +113,8 @@ def cka(x: Tensor, y: Tensor) -> float:
 def effective_rank(x: Tensor) -> float:
     """Of (N,C) rows about their mean: from 1 to C."""
     values = torch.linalg.svdvals(x.double() - x.double().mean(0))
-    shares = values / values.sum().clamp(min=1e-30)
-    return float(torch.special.entr(shares).sum().exp())
+    fractions = values / values.sum().clamp(min=1e-30)
+    return float(torch.special.entr(fractions).sum().exp())
 
 
 def without_read(features: Tensor, weight: Tensor) -> Tensor:
@@ -188,17 +124,19 @@ def without_read(features: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _filled(method: MEDFE, photos: Tensor, holes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of structure and of texture, and the truth's patches, on the CPU: (B,C,h,w) each, of uint8 photos."""
+def _filled(method: MEDFE, photos: Tensor, holes: Tensor) -> tuple[Tensor, ...]:
+    """Features of structure and of texture, and the patches of the truth and of its structure image, on the CPU:
+    (B,C,h,w) each, of uint8 photos."""
     parts = []
     for some, hole in zip(photos.split(32), holes.split(32), strict=True):
-        truth = some.to(method.device).float() / 255
-        branches = method.branches(truth, hole.to(method.device))
-        parts.append([each.float().cpu() for each in (*branches, F.pixel_unshuffle(truth, PATCH))])
+        truth = some.float() / 255
+        found = method.branches(truth.to(method.device), hole.to(method.device))
+        patches = [F.pixel_unshuffle(each, PATCH) for each in (truth, structures(truth))]
+        parts.append([each.float().cpu() for each in (*found, *patches)])
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
-def examine(method: MEDFE, train: Tensor, test_set: TestSet) -> dict[str, float]:
+def probe_branches(method: MEDFE, train: Tensor, test_set: TestSet) -> dict[str, float]:
     """What the filled features hold, by the names at the top, with ``_texture`` and ``_structure`` behind those of a
     branch; nothing where holes are so thin that no patch lies in one.
 
@@ -210,18 +148,20 @@ def examine(method: MEDFE, train: Tensor, test_set: TestSet) -> dict[str, float]
     fitted, tested = ([in_hole(each, hole) for each in part] for part, hole in zip(maps, holes, strict=True))
     if min(len(fitted[0]), len(tested[0])) < 2:
         return {}
-    found, constraint, (structure, texture, _) = {}, method.settings.constraint, maps[1]
+    found, constraint, branches = {}, method.settings.constraint, maps[1][:2]
     for i, name in enumerate(("structure", "texture")):
-        found[f"probe_{name}"] = probe(fitted[i], fitted[2], tested[i], tested[2])
-        found[f"cka_{name}"] = cka(tested[i], tested[2])
-        found[f"rank_{name}"] = effective_rank(tested[i])
+        pictures = {"probe": lambda part: part[2], "structure_in": lambda part: part[3],
+                    "detail_in": lambda part: part[2] - part[3]}  # fmt: skip
+        found |= {f"{of}_{name}": probe(fitted[i], picture(fitted), tested[i], picture(tested))
+                  for of, picture in pictures.items()}  # fmt: skip
+        found |= {f"cka_{name}": cka(tested[i], tested[2]), f"rank_{name}": effective_rank(tested[i])}
     if constraint == "conv1x1":
         weight = method.network.to_rgb.weight.detach().flatten(1).cpu()
         free = [without_read(part[1], weight) for part in (fitted, tested)]
         found["probe_lost"] = found["probe_texture"] - probe(free[0], fitted[2], free[1], tested[2])
-        found["swap_change"] = swap_change(method, texture, test_set.photos01())
-    if constraint.startswith("cae"):
-        found |= against_codes(method, (structure, texture), test_set.photos01())
+        found["swap_change"] = swap_change(method, branches[1], test_set.photos01())
+    if method.settings.of_code:
+        found |= against_codes(method, branches, test_set.photos01())
     return found
 
 
@@ -240,22 +180,51 @@ def swap_change(method: MEDFE, texture: Tensor, truth: Tensor) -> float:
 
 @torch.no_grad()
 def against_codes(method: MEDFE, branches: tuple[Tensor, Tensor], truth: Tensor) -> dict[str, float]:
-    """code_error and code_variation, means of structure and texture, of their filled features (n,C,h,w)."""
+    """The four code_... metrics, means of structure and texture, of their filled features (n,C,h,w)."""
     rows = []
     for encoder, features in zip(method.codes, reversed(branches), strict=True):
         code = torch.cat([encoder(part.to(method.device) * 2 - 1).cpu() for part in truth.split(32)]).double()
         varies = (code.var((0, 2, 3), correction=0).mean() / code.square().mean()).sqrt()
-        rows.append([(features - code).abs().mean() / code.abs().mean(), varies])
-    return dict(zip(("code_error", "code_variation"), np.mean(rows, 0).tolist(), strict=True))
+        distance, size = (features - code).abs().mean(), code.abs().mean()
+        rows.append([distance / size, distance, size, varies])
+    names = ("code_error", "code_distance", "code_size", "code_variation")
+    return dict(zip(names, np.mean(rows, 0).tolist(), strict=True))
 
 
-# Runs and reports
+# What an objective asks for
 
 
-def ending(history: pd.DataFrame, share: float = 0.1) -> pd.Series:
-    """The losses' means over the last ``share`` of a training's history."""
+def pulls(method: MEDFE, photos: Tensor, holes: Tensor) -> dict[str, float]:
+    """The pull_... metrics of uint8 photos (n,3,S,S) under bool holes (n,1,S,S), and one of each term by its name."""
+    photos, holes = photos.to(method.device), holes.to(method.device)
+    truth, output, *branches = method._forward(photos, holes)
+    images = structures(truth.cpu()).to(truth) if method.settings.constraint == "conv1x1" else None
+    terms = method.objective(output, truth, *branches, images)
+    weighted = {name: method.settings.weights[name] * term for name, term in terms.items()}
+    groups = {name: [name] for name in weighted} | {
+        "constraint": [name for name in weighted if name in ("structure", "texture")],
+        "others": [name for name in weighted if name not in ("structure", "texture")],
+    }
+    weights = list(method.network.parameters())
+    found = {}
+    for name, group in groups.items():
+        total = sum((weighted[each] for each in group), torch.zeros((), device=truth.device))
+        gradients = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True) if group else ()
+        found[f"pull_{name}"] = float(sum(g.square().sum() for g in gradients if g is not None)) ** 0.5
+    return found
+
+
+def few(scores: Evaluation) -> dict[str, float]:
+    """FID of the first 500 photos, as many as Liu 2020 takes, where there are more and Inception has seen them."""
+    if "fid" not in scores or scores["n_photos"] <= FEW:
+        return {}
+    return {"fid_500": metrics.fid(*(features[:FEW] for features in scores.features[""]))}
+
+
+def ending(history: pd.DataFrame, fraction: float = 0.1) -> pd.Series:
+    """The losses' means over the last ``fraction`` of a training's history."""
     rows = history.dropna(subset=["total"])
-    return rows.iloc[-max(1, round(share * len(rows))) :].mean()
+    return rows.iloc[-max(1, round(fraction * len(rows))) :].mean()
 
 
 def weighted_terms(history: pd.DataFrame, settings: medfe.Settings) -> dict[str, float]:
@@ -270,58 +239,52 @@ def weighted_constraint(history: pd.DataFrame, settings: medfe.Settings) -> floa
     return terms.get("structure", 0.0) + terms.get("texture", 0.0)
 
 
+def contributions(results: Results, arms: list[str]) -> pd.DataFrame:
+    """:func:`weighted_terms` of each arm, mean of seeds."""
+    rows = {}
+    for arm in arms:
+        settings = settings_of(Run(results.study, results.where(arm=arm)["run_id"].iloc[0]))
+        terms = pd.DataFrame([weighted_terms(history, settings) for history in results.histories(arm=arm)])
+        rows[arm] = terms.mean().to_dict()
+    return pd.DataFrame(rows).T
+
+
+# Pictures
+
+
 @torch.no_grad()
 def pictures(method: MEDFE, photos: Tensor, mask: Tensor, codes: tuple[CAE, CAE] | None) -> Tensor:
     """For a frame of the film, (3n,3,S,S): n fills, what the structure branch shows, and what the texture branch shows.
 
     A branch is shown by the 1x1 convolution, or by the decoder of its auto-encoder; grey where it has neither.
     """
-    settings, size = method.settings, photos.shape[-2:]
-    if settings.constraint == "conv1x1":
-        shown = [F.interpolate(each, size) for each in method.branch_pictures(photos, mask)]
-    elif decodable(settings):
-        branches = method.branches(photos, mask)
-        shown = [cae.decode(each.clamp(-1, 1)) for cae, each in zip(reversed(codes), branches, strict=True)]
-    else:
-        shown = [torch.full_like(photos, 0.5)] * 2
+    shown = _shown(method.settings, photos, method.branches(photos, mask),
+                   lambda each: F.interpolate((method.network.pictures(each) + 1) / 2, photos.shape[-2:]),
+                   [lambda each, cae=cae: cae.decode(each.clamp(-1, 1)) for cae in reversed(codes or ())])  # fmt: skip
     return torch.cat([method.inpaint(photos, mask), *shown]).clamp(0, 1)
 
 
+@torch.no_grad()
 def true_pictures(settings: medfe.Settings, photos: Tensor, codes: tuple[CAE, CAE] | None) -> Tensor:
     """What a frame of :func:`pictures` should become: the photos, and what their branches are compared with."""
     small, size = [photos.shape[-1] // PATCH] * 2, photos.shape[-2:]
+    shown = _shown(settings, photos, [structures(photos), photos],
+                   lambda each: F.interpolate(medfe.resize(each, small), size),
+                   [lambda each, cae=cae: cae.reconstruct(photos).cpu() for cae in reversed(codes or ())])  # fmt: skip
+    return torch.cat([photos, *shown])
+
+
+def _shown(settings: medfe.Settings, photos: Tensor, branches: list[Tensor], by_colour: Callable,
+           by_decoder: list[Callable]) -> list[Tensor]:  # fmt: skip
+    """Structure and texture, each as its constraint can show it."""
     if settings.constraint == "conv1x1":
-        targets = [F.interpolate(medfe.resize(each, small), size) for each in (structures(photos), photos)]
-    elif decodable(settings):
-        targets = [cae.reconstruct(photos).cpu() for cae in reversed(codes)]
-    else:
-        targets = [torch.full_like(photos, 0.5)] * 2
-    return torch.cat([photos, *targets])
+        return [by_colour(each) for each in branches]
+    if decodable(settings):
+        return [decode(each) for decode, each in zip(by_decoder, branches, strict=True)]
+    return [torch.full_like(photos, 0.5)] * 2
 
 
 def decodable(settings: medfe.Settings) -> bool:
     """Whether the branches are compared with codes that the auto-encoders' decoders can show."""
-    return settings.constraint in ("cae", "cae_no_norm") and settings.fix_init
-
-
-def contributions(results: Results, arms: list[str]) -> pd.DataFrame:
-    """:func:`weighted_terms` of each arm, mean of seeds."""
-    rows = {}
-    for arm in arms:
-        settings = Run(results.study, results.where(arm=arm)["run_id"].iloc[0]).settings(medfe.Settings)
-        terms = pd.DataFrame([weighted_terms(history, settings) for history in results.histories(arm=arm)])
-        rows[arm] = terms.mean().to_dict()
-    return pd.DataFrame(rows).T
-
-
-def lost_by_frequency(spectra: dict[str, list[pd.DataFrame]]):
-    """Power of the error over the photo's against frequency: one line an arm, the mean over its seeds with range.
-
-    Up to half a cycle a pixel: the few diagonal waves beyond have next to no power to lose.
-    """
-    spectra = {arm: [run[run["frequency"] <= 0.5] for run in runs] for arm, runs in spectra.items()}
-    ax = figures.curves(spectra, "lost", label="power of the error over the photo's", x="frequency")
-    ax.axvline(1 / PATCH, color="0.8", lw=1, zorder=0)
-    ax.text(1 / PATCH, 1, " period of 8 px", transform=ax.get_xaxis_transform(), fontsize=8, va="top")
-    ax.set(xlabel="frequency, cycles a pixel", ylim=(0, None))
-    return ax.figure
+    spared = not (isinstance(settings, medfe_released.Settings) and settings.has("init"))
+    return settings.constraint in ("cae", "cae_no_norm") and spared
