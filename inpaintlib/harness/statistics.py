@@ -195,6 +195,11 @@ def spread_seeds(sd: float, null: float, alpha: float = ALPHA) -> float:
     return _first(power) if sd else 3.0
 
 
+def spread_ratio(n: int, alpha: float = ALPHA) -> float:
+    """The smallest ratio of a standard deviation to the null's that n values show with 80 % power."""
+    return float(np.sqrt(stats.chi2.isf(alpha / 2, n - 1) / stats.chi2.isf(POWER, n - 1)))
+
+
 def trend_size(n: int, levels: int, alpha: float = ALPHA) -> float:
     """The smallest mean rho that Page's test of n seeds shows with 80 % power, by the normal approximation (without a
     trend a seed's rho has the variance 1 / (levels - 1)); above 1 there is none."""

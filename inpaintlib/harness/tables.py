@@ -1,8 +1,11 @@
-"""From runs to tables: ``table.csv`` (tidy), ``table.md`` (readable) and ``runs.csv`` (one row a run).
+"""From runs to tables: ``table.csv`` (tidy), ``table.md`` (readable), ``runs.csv`` (a row a run) and ``times.csv``
+(what depends on the machine: nothing else changes when runs are made again on it).
 
-:class:`Results` is what report notebooks read: the finished runs of one preset of a study.
+:class:`Results` is what report notebooks read: the finished runs of one preset of a study, and the trivial fills that
+were measured on the same test sets (``results/trivial_fills``, by ``metrics.measure_trivial_fills``).
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,29 +14,25 @@ import pandas as pd
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import write_atomically
-from inpaintlib.harness import statistics
-from inpaintlib.harness.runs import Run, load_table
-from inpaintlib.harness.sweep import of_preset
+from inpaintlib.files import read_json, write_atomically
+from inpaintlib.harness import runs, statistics, sweep
+from inpaintlib.harness.parameters import did_you_mean
+from inpaintlib.harness.runs import Run
 
-METRICS = (
-    "psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "psnr_inner", "psnr_inner_pooled", "ssim", "ssim_hole",
-    "l1", "l1_hole", "lpips", "fid", "fid_hole", "kid", "kid_hole", "inception_score", "sharpness", "seam",
-    "seam_inner", "kid_cell", "valid_l1", "colour_offset", "fill_deviation", "high_frequency", "grid_peak",
-    "early_l1_hole", "probe_texture", "probe_structure", "cka_texture", "cka_structure", "rank_texture",
-    "rank_structure", "probe_lost", "swap_change", "code_error", "code_variation", "weighted_constraint",
-    "lost_low", "lost_high", "correlation_removed", "blur_correlation_removed", "rtv_ms", "code_ms", "loss",
-    "context_loss", "realism", "start_spread", "start_agreement", "seconds_per_photo", "images_per_second",
-    "seconds", "peak_memory_gb",
-)  # fmt: skip
+PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
+FILLS = MEAN_COLOUR, TELEA, *_ = ("mean colour", "Telea", "membrane", "mid-grey")
+TIMES = ("seconds", "training_seconds", "images_per_second", "seconds_per_photo", "peak_memory_gb", "rtv_ms", "code_ms")
+OTHER = {"n_photos", "n_pictures", "hole_ratio", "pixels", "mse", "mse_hole", "laplacian", "laplacian_truth", "seed", "id",
+         "picture"}  # fmt: skip
+"""Numbers that are no metric of their own."""
 
 
 class Results:
-    """The finished runs of one preset of a study.
+    """The finished runs of one preset of a study, in the order of its sweep file.
 
     ``runs``: a DataFrame with a row a run, its parameters and metrics as columns. Where runs measured several things
-    at once, ``parts`` names the columns of per_image.csv that tell them apart (such as the kind of mask): each part of
-    a run then has a row of its own, with these columns in place of parameters of the same name.
+    at once, ``parts`` names the columns of per_image that tell them apart (such as the kind of mask): each part of a
+    run then has a row of its own, with these columns in place of parameters of the same name.
 
     Raises BadInput where there are none.
     """
@@ -41,7 +40,14 @@ class Results:
     def __init__(self, study: str, preset: str, parts: Sequence[str] = (), **wanted):
         self.study, self.preset, self.parts = study, preset, list(parts)
         self.folder = inpaintlib.RESULTS / study
-        self.runs = load_table(of_preset(study, preset, **wanted))
+        self.plan = _plan(study, preset)
+        place = {item.run_id: i for i, item in enumerate(self.plan)}
+        there = runs.find(study, preset=preset, **wanted)
+        there = sorted((run for run in there if run.id in place), key=lambda run: place[run.id]) or there
+        self.states = {run.id: run.status() for run in there}
+        done = [run for run in there if self.states[run.id] == "done"]
+        self.parameters = list(dict.fromkeys(name for run in done for name in run.parameters))
+        self.runs = runs.load_table(done)
         if self.runs.empty:
             raise BadInput(f"results/{study}: there are no finished runs of the preset {preset!r}; make them with "
                            f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
@@ -49,29 +55,61 @@ class Results:
             self.runs = pd.DataFrame([part for run in self.runs.to_dict("records") for part in self._divided(run)])
 
     def _divided(self, run: dict) -> list[dict]:
-        """A run's row for each of its parts: the means of the part's photos are its metrics."""
-        common = {name: value for name, value in run.items() if name not in METRICS}
+        """A run's row for each of its parts: what its photos say stands for the metrics."""
+        keep = {*self.parameters, *OTHER, "run_id", "status", "test_set"}
+        common = {name: v for name, v in run.items() if name in keep or isinstance(v, str)}
         rows = []
-        for values, photos in Run(self.study, run["run_id"]).per_image.groupby(self.parts, sort=False):
-            means = photos[[metric for metric in METRICS if metric in photos]].mean().to_dict()
+        for values, photos in _per_image(self.study, run["run_id"]).groupby(self.parts, sort=False):
             part = dict(zip(self.parts, values, strict=True))
             part |= {"test_set": photos["test_set"].iloc[0]} if "test_set" in photos else {}
-            rows.append(common | means | part | {"n_photos": len(photos)} | _pooled(photos))
+            rows.append(common | _summary(photos.drop(columns=self.parts)) | part)
         return rows
 
-    def photos(self, row: pd.Series) -> pd.DataFrame:
-        """per_image.csv of a row of ``runs``, of its part alone."""
-        photos = Run(self.study, row["run_id"]).per_image
+    @functools.cached_property
+    def fills(self) -> pd.DataFrame:
+        """Rows as of ``runs`` for each trivial fill (column ``fill``, and ``arm``) of each test set and part."""
+        self._fill_photos, rows, seen = {}, [], set()
+        if "psnr_hole" not in self.runs:  # nothing was filled
+            return pd.DataFrame(columns=[*self.runs, "fill"])
+        for row in self.runs.drop_duplicates(["test_set", *self.parts]).to_dict("records"):
+            for arm, (metrics, photos) in _trivial(row["test_set"]).items():
+                places = self._places(row, len(photos)) if self.parts else range(len(photos))
+                if (key := (arm, row["test_set"], tuple(places))) in seen or not len(places):
+                    continue
+                seen.add(key)
+                part = {name: row[name] for name in (*self.parts, "dataset", "test_set") if name in row}
+                found = _summary(photos := photos.iloc[list(places)]) if self.parts else metrics
+                name = f"{arm} {len(seen)}"
+                rows.append(found | part | {"arm": arm, "fill": arm, "run_id": name, "preset": self.preset})
+                self._fill_photos[name] = photos
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*self.runs, "fill"])
+
+    def _places(self, row: dict, n: int) -> Sequence[int]:
+        """Where the photos of a part of a run stand among the test set's n."""
+        part, whole = self.photos(row), _per_image(self.study, row["run_id"])
+        return range(n) if len(part) == n else list(part.index) if len(whole) == n else []
+
+    def photos(self, row: pd.Series | dict) -> pd.DataFrame:
+        """per_image of a row of ``runs`` (of its part alone) or of ``fills``."""
+        if isinstance(row.get("fill"), str) and "fill" not in self.parameters:
+            return self._fill_photos[row["run_id"]]
+        photos = _per_image(self.study, row["run_id"])
         for part in self.parts:
             photos = photos[photos[part] == row[part]]
         return photos
 
     def where(self, **wanted) -> pd.DataFrame:
-        """The runs whose parameters have these values, by seed."""
-        rows = self.runs
+        """The runs whose parameters have these values, by seed; of ``fill``, those of a trivial fill.
+
+        Raises BadInput for a name that is neither parameter nor part.
+        """
+        of_fill = "fill" in wanted and "fill" not in self.parameters
+        rows = self.fills if of_fill else self.runs
         for name, value in wanted.items():
+            if name not in rows:
+                raise BadInput(f"the runs of {self.study} have no parameter {name!r}{did_you_mean(name, self.runs)}.")
             rows = rows[rows[name] == value]
-        return rows.sort_values("seed", ignore_index=True)
+        return rows if of_fill else rows.sort_values("seed", ignore_index=True)
 
     def folders(self, **wanted) -> list[Path]:
         return [Run(self.study, run_id).folder for run_id in self.where(**wanted)["run_id"]]
@@ -80,96 +118,206 @@ class Results:
         """history.csv of each run, by seed."""
         return [pd.read_csv(folder / "history.csv") for folder in self.folders(**wanted)]
 
-    def per_image(self, metric: str, **wanted) -> np.ndarray:
-        """(seeds, photos) of one column of per_image.csv; (seeds, 1) of a metric of whole runs, such as kid."""
-        rows = [(row, self.photos(row)) for _, row in self.where(**wanted).iterrows()]
-        return np.array([photos[metric] if metric in photos else [row[metric]] for row, photos in rows])
+    def values(self, metric: str, rows: pd.DataFrame) -> np.ndarray:
+        """(rows,) of a metric, or of the mean of a column of per_image that is none; NaN where it was not measured."""
+        known = rows[metric].to_numpy(float) if metric in rows else np.full(len(rows), np.nan)
+        for i in np.flatnonzero(np.isnan(known)):
+            row = rows.iloc[i]
+            photos = self.photos(row)
+            if metric in photos and pd.api.types.is_numeric_dtype(photos[metric]):
+                known[i] = photos[metric].mean()
+            elif any(name in self.parameters for name in self.parts):  # a run of several arms: a metric of its own one
+                run = Run(self.study, row["run_id"])
+                own = all(run.parameters.get(name, row[name]) == row[name] for name in self.parts)
+                known[i] = run.metrics.get(metric, np.nan) if own else np.nan
+        return known
 
-    def difference(self, metric: str, a: dict, b: dict, same_pixels: bool = True) -> statistics.Paired | None:
-        """Arm a minus arm b on the same photos and seeds, or None where one is missing or their TestSets differ.
+    def difference(self, metric: str, a: dict, b: dict, same_pixels: bool = True) -> statistics.Interval | None:
+        """Arm a minus arm b over the seeds that both have, or None where one is missing or their test sets differ.
 
-        ``same_pixels=False`` compares TestSets that differ in pixels, photo by photo, as long as there are as many.
+        Every seed's value is the run's metric as the table has it. ``same_pixels=False`` compares test sets that differ
+        in pixels, as long as they have as many photos.
         """
         first, second = self.where(**a), self.where(**b)
-        seeds = sorted(set(first["seed"]) & set(second["seed"])) if len(first) and len(second) else []
-        sets = {*first["test_set"], *second["test_set"]} if seeds else set()
-        counts = {*first["n_photos"], *second["n_photos"]} if seeds else set()
-        if len(counts) != 1 or (same_pixels and len(sets) != 1):
+        if not {"fill"} & {*a, *b}:
+            seeds = set(first["seed"]) & set(second["seed"])
+            first, second = (rows[rows["seed"].isin(seeds)] for rows in (first, second))
+        if not (len(first) and len(second)) or {*first["n_photos"]} != {*second["n_photos"]}:
             return None
-        rows = [self.per_image(metric, **arm)[frame["seed"].isin(seeds)] for arm, frame in ((a, first), (b, second))]
-        whole = np.isfinite(rows[0]).all(0) & np.isfinite(rows[1]).all(0)  # a flat truth has no sharpness
-        return statistics.paired(rows[0][:, whole], rows[1][:, whole])
+        if same_pixels and len({*first["test_set"], *second["test_set"]}) != 1:
+            return None
+        ours, theirs = self.values(metric, first), self.values(metric, second)
+        differences = ours - theirs if len(ours) == len(theirs) or 1 in (len(ours), len(theirs)) else np.array([])
+        return statistics.interval(differences) if np.isfinite(differences).all() and len(differences) else None
 
     def against(self, base: dict, arms: dict[str, dict], metrics: Sequence[str]) -> pd.DataFrame:
-        """Each arm minus the base, two columns a metric: "difference [interval]" and Holm's p-value."""
+        """Each arm minus the base, two columns a metric: "difference [interval]" and the p-value, of which Holm's
+        correction counts the differences of this table alone."""
+        found = {metric: [self.difference(metric, arm, base) for arm in arms.values()] for metric in metrics}
+        p = statistics.holm([np.nan if d is None else d.p for column in found.values() for d in column])
         rows = {}
-        for metric in metrics:
-            found = [self.difference(metric, arm, base) for arm in arms.values()]
-            rows[metric] = ["" if d is None else cell(d.difference, d.low, d.high, 3) for d in found]
-            p = statistics.holm([np.nan if d is None else d.p_value for d in found])
-            rows[f"{metric}: p"] = ["" if np.isnan(value) else f"{value:.3f}" for value in p]
+        for (metric, column), p_column in zip(found.items(), p.reshape(len(metrics), -1), strict=True):
+            rows[metric] = ["" if d is None else cell(d.mean, d.low, d.high, 3) for d in column]
+            rows[f"{metric}: p (Holm, this table)"] = ["" if np.isnan(value) else f"{value:.3f}" for value in p_column]
         return pd.DataFrame(rows, index=list(arms))
 
-    def tidy(self, by: Sequence[str]) -> pd.DataFrame:
-        """The table's rows: for each value of ``by`` and each metric its mean over seeds and a 95 % interval.
+    @functools.cached_property
+    def offered(self) -> dict[str, list]:
+        """All values that the presets of the sweep file give to each parameter that they vary."""
+        offered: dict[str, list] = {}
+        for preset in sweep.load(self.study).presets.values():
+            for name, values in (pair for grid in preset.runs for pair in grid.items()):
+                offered.setdefault(name, []).extend(value for value in values if value not in offered.get(name, []))
+        return offered
 
-        Intervals are over seeds (Student's t); a single seed has one over its photos where the metric has a value for
-        each photo (bootstrap), and ``n_seeds`` says 1.
+    @property
+    def metrics(self) -> list[str]:
+        """The numbers that runs measured, but for those that depend on the machine."""
+        return measured(self.runs, {*self.parameters, *self.parts, *TIMES})
+
+    def tidy(self, by: Sequence[str]) -> pd.DataFrame:
+        """The table's rows: for each value of ``by`` and each metric its mean and a 95 % interval; trivial fills last.
+
+        Intervals are over seeds (Student's t). What has no seed, a single run or several that are identical, has one
+        over its pictures (bootstrap) where the metric has a value for each photo, and ``n_seeds`` is 1.
         """
-        keys, rows = [*by, "dataset", "test_set"], []
-        for values, group in self.runs.groupby(keys, sort=False, dropna=False):
-            common = dict(zip(keys, values, strict=True))
-            for metric in METRICS:
-                if metric in group and group[metric].notna().all():
-                    rows.append({**common, **self._cell(metric, group)})
+        rows = []
+        for frame in (self.runs, self.fills if "arm" in by else self.fills.iloc[:0]):
+            keys = [name for name in (*by, "dataset", "test_set") if name in frame]
+            for values, group in frame.groupby(keys, sort=False, dropna=False):
+                common = dict.fromkeys(by) | dict(zip(keys, values, strict=True))
+                there = [metric for metric in self.metrics if metric in group and group[metric].notna().all()]
+                seedless = len(group) == 1 or (group[there].nunique() == 1).all()
+                rows += [common | self._cell(metric, group.iloc[:1] if seedless else group) for metric in there]
         order = [*by, "dataset", "metric", "value", "ci_low", "ci_high", "n_seeds", "n_photos", "test_set", "preset"]
-        return pd.DataFrame(rows)[order]
+        table = pd.DataFrame(rows)[[*order, "n_pictures"]]
+        whole = [name for name in by if pd.api.types.is_integer_dtype(self.runs[name])]
+        return table.astype(dict.fromkeys(whole, "Int64"))
 
     def _cell(self, metric: str, group: pd.DataFrame) -> dict:
-        values = group[metric].to_numpy(float)
-        interval = statistics.interval(values)
-        if len(values) == 1:
-            photos = self.photos(group.iloc[0])
-            if metric in photos and np.isclose(photos[metric].mean(), values[0]):  # else no mean of photos
-                interval = statistics.bootstrap(photos[metric].dropna().to_numpy())
+        values, first = group[metric].to_numpy(float), group.iloc[0]
+        found = statistics.interval(values) if len(values) > 1 else over_pictures(metric, values[0], self.photos(first))
         return {
-            "metric": metric, "value": values.mean(), "ci_low": interval.low, "ci_high": interval.high,
-            "n_seeds": len(values), "n_photos": int(group["n_photos"].iloc[0]), "preset": self.preset,
+            "metric": metric, "value": values.mean(), "ci_low": found.low, "ci_high": found.high,
+            "n_seeds": len(values), "n_photos": int(first["n_photos"]), "preset": self.preset,
+            "n_pictures": n_pictures(first, self),
         }  # fmt: skip
 
+    @property
+    def versions(self) -> list[str]:
+        """The commits of the code that made the runs."""
+        return sorted({version(self.study, run_id) for run_id in self.runs["run_id"]})
+
     def write(self, table: pd.DataFrame, readable: str) -> None:
-        """Writes table.csv and runs.csv, rows of other presets kept, and this preset's part of table.md."""
+        """Writes table.csv, runs.csv and times.csv, rows of other presets kept, and this preset's part of table.md."""
         merge(table, self.folder / "table.csv", self.preset)
-        merge(
-            self.runs.drop(columns=["run_id"]).assign(run_id=self.runs["run_id"]), self.folder / "runs.csv", self.preset
-        )
-        write_section(self.folder / "table.md", f"Preset `{self.preset}`", readable)
+        times = [name for name in TIMES if name in self.runs]
+        per_run = self.runs.drop_duplicates("run_id")
+        merge(per_run.drop(columns=times), self.folder / "runs.csv", self.preset, in_order=False)
+        address = [name for name in ("arm", "dataset", "seed") if name in per_run]
+        merge(per_run[["preset", *address, *times, "run_id"]], self.folder / "times.csv", self.preset)
+        notes = [trivial_note(table), several_versions(self.versions), readable]
+        write_section(self.folder / "table.md", f"Preset `{self.preset}`", "\n\n".join(filter(None, notes)))
 
 
-def _pooled(photos: pd.DataFrame) -> dict[str, float]:
-    """What `metrics.summarise` makes of these photos otherwise than by a mean."""
-    from inpaintlib.metrics import summarise  # imports torch
-
-    whole = summarise(photos)
-    return {name: whole[name] for name in ("psnr_pooled", "psnr_hole_pooled", "sharpness")}
+def measured(frame: pd.DataFrame, others: set[str] = frozenset()) -> list[str]:
+    """The numeric columns of runs or of per_image that are metrics: all but ``OTHER`` and ``others``."""
+    return [name for name in frame.select_dtypes("number") if name not in OTHER | set(others)]
 
 
-def merge(rows: pd.DataFrame, path: Path, preset: str) -> pd.DataFrame:
-    """Puts rows into the CSV at ``path`` in place of those of the same preset; all others stay."""
+def over_pictures(metric: str, value: float, photos: pd.DataFrame) -> statistics.Interval:
+    """A metric of one set of photos with its interval over pictures; no interval where photos have no such value."""
+    pictures = photos["picture"] if "picture" in photos else photos.get("id")
+    if metric == "sharpness" and "laplacian" in photos:
+        return statistics.bootstrap(photos["laplacian"], pictures, photos["laplacian_truth"])
+    if metric in ("psnr_pooled", "psnr_hole_pooled") and "pixels" in photos:
+        hole = "hole" in metric
+        weights = photos["pixels"] * (photos["hole_ratio"] if hole else 1)
+        found = statistics.bootstrap(photos["mse_hole" if hole else "mse"] * weights, pictures, weights)
+        high, low = -10 * np.log10([found.low, found.high])
+        return statistics.Interval(value, float(low), float(high), found.n)
+    if metric in photos and np.isclose(photos[metric].mean(), value, rtol=1e-4):
+        known = photos[metric].notna()
+        return statistics.bootstrap(photos[metric][known], None if pictures is None else pictures[known])
+    return statistics.Interval(value, np.nan, np.nan, 1)
+
+
+def n_pictures(row: pd.Series, results: Results) -> int:
+    """How many pictures the photos of a row of ``runs`` were cut from."""
+    if not pd.isna(row.get("n_pictures", np.nan)):
+        return int(row["n_pictures"])
+    photos = results.photos(row)
+    return next((photos[name].nunique() for name in ("picture", "id") if name in photos), len(photos))
+
+
+def trivial_note(table: pd.DataFrame) -> str:
+    """One sentence, to stand first in a report: how many rows of a tidy table stay below the mean colour and Telea in
+    the PSNR of the hole; "" where trivial fills were not measured."""
+    rows = table[table["metric"] == "psnr_hole"].drop_duplicates(
+        [c for c in table if c in ("arm", "ratio", "test_set")]
+    )
+    fills = rows[rows["arm"] == MEAN_COLOUR] if "arm" in rows else rows.iloc[:0]
+    if fills.empty:
+        return ""
+    rows = rows[rows["test_set"] == fills["test_set"].iloc[0]]
+    levels = {name: rows.loc[rows["arm"] == name, "value"].iloc[0] for name in (MEAN_COLOUR, TELEA)}
+    ours = rows[~rows["arm"].isin(_trivial(fills["test_set"].iloc[0]))]["value"]
+    counts = [f"{(ours < level).sum()} stay below the {name} ({level:.2f} dB)" if name == MEAN_COLOUR else
+              f"{(ours < level).sum()} below {name} ({level:.2f} dB)" for name, level in levels.items()]  # fmt: skip
+    return f"In the PSNR of the hole, of {len(ours)} fills {' and '.join(counts)}."
+
+
+def several_versions(versions: Sequence[str]) -> str:
+    """The sentence that says so where runs of several versions of the code stand together, else ""."""
+    if len(versions) < 2:
+        return ""
+    return f"These runs come from {len(versions)} versions of the code ({', '.join(v[:8] for v in versions)})."
+
+
+def merge(rows: pd.DataFrame, path: Path, preset: str, in_order: bool = True) -> None:
+    """Puts rows into the CSV at ``path`` in place of those of the same preset; all others stay, as they were written.
+
+    Presets stand by size. ``in_order=False`` sorts the columns by name, where presets may have other ones.
+    """
+    rows = as_text(rows)
     if path.exists():
-        there = pd.read_csv(path)
-        rows = pd.concat([there[there["preset"] != preset], rows], ignore_index=True)
-    write_atomically(path, rows.to_csv(index=False, float_format="%.6g"))
-    return rows
+        there = pd.read_csv(path, dtype=str, keep_default_na=False)
+        there = there[there["preset"] != preset].drop(
+            columns=[name for name in TIMES if path.stem != "times"], errors="ignore"
+        )
+        rows = pd.concat([rows, there], ignore_index=True).fillna("")
+        order = sorted(set(rows["preset"]), key=lambda name: (preset_rank(name), name))
+        rows = rows.sort_values("preset", key=lambda names: names.map(order.index), kind="stable")
+    empty = [name for name in rows if name not in ("ci_low", "ci_high") and (rows[name] == "").all()]
+    first = [name for name in ("preset", "arm", "dataset", "seed") if name in rows]
+    order = list(rows) if in_order else [*first, *sorted(set(rows) - {*first, "run_id"}), "run_id"]
+    write_atomically(path, rows[order].drop(columns=empty).to_csv(index=False, lineterminator="\n"))
+
+
+def preset_rank(preset: str) -> float:
+    """A preset's place on the scale; changed by ``--set``, just behind its own; unknown ones (and "") are smallest."""
+    name, plus, _ = preset.partition("+")
+    return PRESETS.index(name) + 0.5 * bool(plus) if name in PRESETS else -1
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every cell as a file has it: numbers to 6 digits (0 for -0), nothing for what is missing."""
+
+    def text(value) -> str:
+        if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+            return ""
+        return f"{value + 0.0:.6g}" if isinstance(value, float) else str(value)
+
+    return frame.astype(object).map(text)
 
 
 def write_section(path: Path, title: str, text: str) -> None:
-    """Replaces (or adds) the section ``## title`` of a Markdown file."""
-    sections = path.read_text().split("\n## ") if path.exists() else [f"# {path.parent.name}\n"]
-    sections = [part for part in sections if not part.startswith(f"{title}\n")]
-    write_atomically(
-        path, "\n## ".join([*(part.rstrip() + "\n" for part in sections), f"{title}\n\n{text.rstrip()}\n"])
-    )
+    """Replaces (or adds) the section ``## title`` of a Markdown file; sections of presets stand by size."""
+    first, *sections = path.read_text().split("\n## ") if path.exists() else [f"# {path.parent.name}\n"]
+    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in sections}
+    sections[title] = f"{title}\n\n{text.rstrip()}\n"
+    order = sorted(sections, key=lambda name: preset_rank(name.split("`")[1] if "`" in name else ""))
+    write_atomically(path, "\n## ".join([first.rstrip() + "\n", *(sections[name] for name in order)]))
 
 
 def cell(value: float, low: float = np.nan, high: float = np.nan, digits: int = 2) -> str:
@@ -190,3 +338,50 @@ def readable(table: pd.DataFrame, by: str, metrics: dict[str, int], name=str) ->
                 row[metric] = cell(*cells.loc[metric, ["value", "ci_low", "ci_high"]], digits)
         rows.append({**row, "seeds": group["n_seeds"].iloc[0], "photos": group["n_photos"].iloc[0]})
     return pd.DataFrame(rows)
+
+
+def _plan(study: str, preset: str) -> list[sweep.Planned]:
+    """The runs that the sweep file asks for, as it stands now; none where it has no such preset."""
+    if not (inpaintlib.ROOT / "notebooks" / "sweeps" / f"{study}.yaml").exists():
+        return []
+    plan = sweep.load(study)
+    return sweep.plan(plan, preset) if preset in plan.presets else []
+
+
+def _summary(photos: pd.DataFrame) -> dict[str, float]:
+    """The metrics of these photos: what `metrics.summarise` makes of them, and the means of their other numbers."""
+    means = photos.drop(columns=["id", "picture"], errors="ignore").select_dtypes("number").mean().to_dict()
+    if {"pixels", "hole_ratio", "mse", "mse_hole", "laplacian", "laplacian_truth"} <= set(photos):
+        from inpaintlib.metrics import summarise  # imports torch
+
+        means |= summarise(photos.assign(picture=photos["picture"] if "picture" in photos else photos.get("id", 0)))
+    return means | {"n_photos": len(photos)}
+
+
+def _per_image(study: str, run_id: str) -> pd.DataFrame:
+    run = Run(study, run_id)
+    return _read_per_image(run.folder, (run.folder / "metrics.json").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_per_image(folder: Path, changed: int) -> pd.DataFrame:
+    return Run(folder.parents[1].name, folder.name).per_image
+
+
+def _trivial(test_set: str) -> dict[str, tuple[dict, pd.DataFrame]]:
+    """The trivial fills measured on a test set: arm -> its metrics, its rows of per_image."""
+    folder = inpaintlib.RESULTS / "trivial_fills" / str(test_set)[:16]
+    metrics = folder / "metrics.json"
+    return _read_trivial(folder, metrics.stat().st_mtime_ns) if metrics.exists() else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _read_trivial(folder: Path, changed: int) -> dict[str, tuple[dict, pd.DataFrame]]:
+    rows = pd.read_csv(folder / "per_image.csv.gz")
+    return {arm: (metrics, rows[rows["arm"] == arm].drop(columns="arm").reset_index(drop=True))
+            for arm, metrics in read_json(folder / "metrics.json").items()}  # fmt: skip
+
+
+def version(study: str, run_id: str) -> str:
+    env = Run(study, run_id).folder / "env.json"
+    return (read_json(env).get("git_commit") if env.exists() else None) or "unknown"
