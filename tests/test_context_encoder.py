@@ -3,13 +3,16 @@
 import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
 from benchmarks.speed import PlainContextEncoder
-from inpaintlib import BadInput, losses
+from inpaintlib import BadInput, losses, metrics
 from inpaintlib.data import masks
+from inpaintlib.data.test_set import TestSet
+from inpaintlib.methods import classical
 from inpaintlib.methods import context_encoder as ce
 from inpaintlib.methods.context_encoder import (
     ChannelWiseLinear,
@@ -20,6 +23,7 @@ from inpaintlib.methods.context_encoder import (
     Spread,
     Squeeze,
 )
+from inpaintlib.studies import context_encoder as study
 
 SMALL = Settings(size=64, width=8, bottleneck=32, overlap=4)
 
@@ -164,7 +168,7 @@ class TestObjective:
 
     def test_each_choice_of_loss_changes_the_generators_step(self):
         changes = [{"ratio": 1.0}, {"ratio": math.inf}, {"ratio": 0.0}, {"reconstruction": "l1"}, {"overlap": 0},
-                   {"overlap_weight": 3.0}, {"fill": "mean"}, {"overlap_visible": True},
+                   {"overlap_weight": 3.0}, {"placeholder": "mean"}, {"overlap_visible": True},
                    {"conditional": True}, {"beta1": 0.9}, {"generator_lr_factor": 1.0}, {"composite": True},
                    {"reconstruction": "l2_sum"}, {"pooling": True}]  # fmt: skip
 
@@ -316,7 +320,7 @@ class TestInpaint:
         ({"generator_lr_factor": 0.0}, "generator_lr_factor: 0.0 will not do; it must be above 0"),
         ({"composite": True, "conditional": True}, "composite: True will not do; it must be False where"),
         ({"overlap": 16}, "overlap: 16 will not do; it must be from 0 to less than a quarter patch"),
-        ({"fill": "white"}, "fill: 'white' will not do; it must be zero or mean"),
+        ({"placeholder": "white"}, "placeholder: 'white' will not do; it must be zero or mean"),
         ({"conditional": True, "region": "random_block"}, "conditional: True will not do"),
         ({"bottleneck": 0, "noise": 3}, "noise: 3 will not do"),
     ],
@@ -324,6 +328,54 @@ class TestInpaint:
 def test_bad_settings(change, words):
     with pytest.raises(BadInput, match=words.replace("(", r"\(")):
         replace(SMALL, **change)
+
+
+class TestStudy:
+    def test_a_fill_for_another_context_gains_nothing_where_the_context_is_ignored(self):
+        truths = torch.rand(6, 3, 50, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        gain, change = study.swapped_contexts(torch.full_like(truths, 0.5), truths)
+        assert not gain.any()
+        assert change == 0
+        gain, change = study.swapped_contexts(0.5 * truths + 0.25, truths)
+        assert (gain > 0).all()
+        gain, change = study.swapped_contexts(truths, truths)
+        apart = (truths - truths.roll(3, 0)).square().mean((1, 2))
+        assert gain == pytest.approx((10 * (apart / 1e-6).log10()).numpy())
+        assert change == 1
+
+    def test_regression_slope_is_one_for_the_mean_of_what_could_be_there(self):
+        draw = torch.Generator().manual_seed(0)
+        mean = torch.randn(400, 3, 20, dtype=torch.double, generator=draw)
+        truth, guess = (mean + 0.5 * torch.randn(mean.shape, dtype=torch.double, generator=draw) for _ in range(2))
+        assert study.regression_slope(mean, truth) == pytest.approx(1, abs=0.02)
+        assert study.regression_slope(guess, truth) == pytest.approx(1 / 1.25, abs=0.02)
+        assert study.regression_slope(truth / 2 + 0.3, truth) == pytest.approx(2)
+
+    def test_colourfulness_of_known_photos(self):
+        grey = torch.rand(1, 1, 8, 8).expand(1, 3, 8, 8)
+        assert study.colourfulness(grey) == pytest.approx(0, abs=1e-9)
+        red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+        assert study.colourfulness(red) == pytest.approx(0.3 * math.hypot(1, 0.5))  # no spread, opponents 1 and 1/2
+
+    def test_measured_as_evaluate_does_on_the_inner_hole(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(metrics, "TRIVIAL_FILLS", tmp_path)
+        method, ids = trainer(), [str(i) for i in range(4)]
+        whole, inner = (TestSet.make("t", photos(), masks.centre(4, 64, hole=side), ids) for side in (32, 24))
+        found = study.measure(method, whole, inner_margin=4)
+        apart = metrics.evaluate(method.inpaint, inner, networks=(), device="cpu")
+        assert found["psnr_inner"] == pytest.approx(apart["psnr_hole"], abs=1e-4)
+        assert found["psnr_inner_pooled"] == pytest.approx(apart["psnr_hole_pooled"], abs=1e-4)
+        assert found["seam_inner"] == pytest.approx(apart["seam"], abs=1e-6)
+        telea = metrics.evaluate(classical.telea, whole, networks=(), device="cpu")
+        assert found["gain_over_telea"] == pytest.approx(found["psnr_hole"] - telea["psnr_hole"], abs=1e-4)
+        assert found.per_image["detail"].mean() == found["detail"] > 0
+        assert "context_gain" not in study.measure(trainer(replace(SMALL, region="random_block")), whole)
+
+    def test_speed_is_the_median_rows_and_the_discriminators_loss_the_last_quarters(self):
+        history = pd.DataFrame({"kimg": [0, 1, 2, 3, 4.0], "seconds": [0, 10, 20, 1000, 1010.0],
+                                "d_real": [math.nan, 9, 9, 9, 0.25], "d_fake": [math.nan, 9, 9, 9, 0.5]})  # fmt: skip
+        assert study.of_training(history) == {
+            "training_seconds": 1010, "training_photos_per_second": 100, "discriminator_loss": 0.75}  # fmt: skip
 
 
 def test_bad_speed_parameters():

@@ -25,7 +25,7 @@ from inpaintlib.data import masks
 from inpaintlib.losses import adversarial
 from inpaintlib.training import Trainer, adam, frozen, generator, initialise, initialise_dcgan
 
-MEAN_FILL = (117 / 255, 104 / 255, 123 / 255)  # as Lua orders it: a permuted Caffe mean
+MEAN_COLOUR = (117 / 255, 104 / 255, 123 / 255)  # as Lua orders it: a permuted Caffe mean
 REGIONS = ("centre", "random_block", "random_region", "random_pixels")  # of masks.py; random_pixels: 80 % are missing
 BANK = 2048  # random masks, drawn once from the seed; each step picks one a photo
 
@@ -44,7 +44,9 @@ class Settings:
     overlap: int = 7  # px of band inside the patch's edge; paper and report 7, Lua 4 (its default: 0)
     overlap_visible: bool = False  # paper and Lua: True (the hole is smaller than the patch); the report: False
     overlap_weight: float = 10.0  # of the reconstruction in the band; random regions: of the known pixels
-    fill: str = "zero"  # zero (paper 3.3, report: mid-grey, 0 of [-1, 1]) | mean (paper 4, Lua)
+    placeholder: str = (
+        "zero"  # what F sees in the hole: zero (paper 3.3, report: mid-grey, 0 of [-1, 1]) | mean (paper 4, Lua)
+    )
     lr: float = 2e-4  # of D
     generator_lr_factor: float = 10.0  # F's learning rate over D's; paper, Lua 10 (Lua: 1 at ratio 0 and infinity)
     beta1: float = 0.5
@@ -73,7 +75,7 @@ class Settings:
         )
         require(self.overlap_weight > 0, "overlap_weight", "above 0")
         require(self.generator_lr_factor > 0, "generator_lr_factor", "above 0")
-        require(self.fill in ("zero", "mean"), "fill", "zero or mean")
+        require(self.placeholder in ("zero", "mean"), "placeholder", "zero or mean")
         require(self.bottleneck >= 0, "bottleneck", "0 (channel-wise) or a number of units")
         require(self.noise >= 0 and not (self.noise and not self.bottleneck), "noise",
                 "0 or a number of units, beside a bottleneck of at least one unit")  # fmt: skip
@@ -258,8 +260,8 @@ class ContextEncoder(Trainer):
         betas = (s.beta1, s.beta2)
         self.adam_g = adam(self.generator, s.lr * s.generator_lr_factor, betas, self.device)
         self.adam_d = adam(self.discriminator, s.lr, betas, self.device)
-        grey = (0.5,) * 3 if s.fill == "zero" else MEAN_FILL
-        self.fill = torch.tensor(grey, device=self.device).view(1, 3, 1, 1) * 2 - 1
+        grey = (0.5,) * 3 if s.placeholder == "zero" else MEAN_COLOUR
+        self.placeholder = torch.tensor(grey, device=self.device).view(1, 3, 1, 1) * 2 - 1
         self.band = overlap_weights(s.patch, s.overlap, s.overlap_weight).to(self.device)
         self.blank = masks.centre(1, s.size, hole=s.hole if s.region == "centre" else s.size // 2).to(self.device)
         self.bank = None if s.region == "centre" else masks.make(s.region, BANK, s.size, seed).to(self.device)
@@ -316,8 +318,8 @@ class ContextEncoder(Trainer):
             return self._d(patch, context)
 
     def mask_input(self, x: Tensor, holes: Tensor) -> Tensor:
-        """The input of F: a copy of x (B,3,S,S) in [-1,1] with the fill value in the holes (B or 1,1,S,S)."""
-        return torch.where(holes, self.fill, x)
+        """The input of F: a copy of x (B,3,S,S) in [-1,1] with the placeholder in the holes (B or 1,1,S,S)."""
+        return torch.where(holes, self.placeholder, x)
 
     def crop(self, x: Tensor) -> Tensor:
         """The central patch (B,3,P,P) of x (B,3,S,S)."""
