@@ -38,7 +38,7 @@ import pandas as pd
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import write_atomically
+from inpaintlib.files import lock, write_atomically
 from inpaintlib.harness import statistics, sweep, tables
 from inpaintlib.harness.parameters import did_you_mean
 from inpaintlib.harness.tables import Results
@@ -589,17 +589,25 @@ def write(results: Results) -> pd.DataFrame:
     """
     new = study_rows(results.study, [results.preset])
     if results.preset in presets_of(results.study):
-        path, order = inpaintlib.RESULTS / "claims.csv", {study: i for i, study in enumerate(studies())}
-        there = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else new.iloc[:0]
-        ids = {name: i for i, name in enumerate(dict.fromkeys(new["id"]))}
-        kept = (there["study"] != results.study) | (~there["preset"].isin(["", results.preset]) & there["id"].isin(ids))
-        rows = pd.concat([there[kept], new], ignore_index=True)
-        place = [order.get(study, len(order)) for study in rows["study"]]
-        inside = [(ids[row.id], tables.preset_rank(row.preset)) if row.study == results.study else (i, 0)
-                  for i, row in enumerate(rows.itertuples())]  # fmt: skip
-        by = sorted(range(len(rows)), key=lambda i: (place[i], inside[i]))
-        _save(rows.iloc[by][COLUMNS])
+        with lock(inpaintlib.RESULTS / "claims.csv"):
+            _save(_merged(new, results))
     return _typed(new)
+
+
+def _merged(new: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """claims.csv with the new rows of one preset of a study: studies by notebook, claims as their file lists them."""
+    path, order = inpaintlib.RESULTS / "claims.csv", {study: i for i, study in enumerate(studies())}
+    there = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else new.iloc[:0]
+    there = there if set(COLUMNS) <= set(there) else new.iloc[:0]  # written by an earlier version
+    ids = {name: i for i, name in enumerate(dict.fromkeys(new["id"]))}
+    kept = (there["study"] != results.study) | (~there["preset"].isin(["", results.preset]) & there["id"].isin(ids))
+    rows = pd.concat([there[kept], new], ignore_index=True)
+    keys = [
+        (order.get(row.study, len(order)), *((ids[row.id], tables.preset_rank(row.preset)) if row.study == results.study
+                                             else (row.Index, 0)))
+        for row in rows.itertuples()
+    ]  # fmt: skip
+    return rows.iloc[sorted(range(len(rows)), key=keys.__getitem__)][COLUMNS]
 
 
 def _save(rows: pd.DataFrame) -> pd.DataFrame:
@@ -616,7 +624,7 @@ def read() -> pd.DataFrame:
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(**{name: pd.to_numeric(rows[name]) for name in NUMBERS})
+    return rows.assign(**{name: pd.to_numeric(rows[name]) for name in NUMBERS if name in rows})
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

@@ -1,33 +1,69 @@
-"""Executing a study's report notebook: it reads the finished runs and writes tables, figures, GIFs and claims."""
+"""Executing report notebooks: they read the finished runs and write tables, figures, GIFs and claims."""
 
 import contextlib
 import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.harness import sweep
+from inpaintlib.harness import claims, readme, sweep
+from inpaintlib.harness.parameters import notebook_parameters
 from inpaintlib.harness.runs import find
+from inpaintlib.harness.tables import Results
+
+OVERALL = "9[01]_*.ipynb"  # the notebooks that read all studies
 
 
-def execute(study: str, preset: str) -> Path | None:
-    """Executes the report of a study; returns the executed copy, ``results/<study>/<notebook>``, or None where the
-    sweep names no report (its runs serve another study).
+def execute(study: str, preset: str = "auto") -> Path | None:
+    """Executes the report of a study; returns the executed copy, ``results/<study>/<notebook>``. Where the sweep names
+    no report (its runs serve another study), its claims are judged all the same, and None comes back.
 
-    Raises BadInput for an unknown study and a preset without finished runs.
+    ``auto`` is the largest preset that is complete. Raises BadInput for an unknown study and a preset without finished
+    runs.
     """
+    plan, preset = sweep.load(study), sweep.reported(study, preset)
+    if not any(run.done for run in find(plan.study, preset=preset)):
+        raise BadInput(f"{plan.study}: no run of the preset {preset!r} is done; make them with "
+                       f"python -m inpaintlib sweep {plan.study} --preset {preset}")  # fmt: skip
+    if plan.report is None:
+        claims.write(Results(plan.study, preset))
+        return None
+    return _execute(plan.report, plan.study, preset)
+
+
+def execute_all(preset: str = "auto") -> list[Path]:
+    """Executes the reports of all studies that have finished runs of the preset, two at a time, makes claims.csv from
+    all presets, and executes the notebooks that read them all; returns the executed copies."""
+    chosen = {study: sweep.reported(study, preset) for study in claims.studies()}
+    ready = {study: name for study, name in chosen.items() if any(run.done for run in find(study, preset=name))}
+    if not ready:
+        raise BadInput(f"no study has a finished run of the preset {preset!r}; make them with "
+                       "python -m inpaintlib sweep all --preset quick")  # fmt: skip
+    with ProcessPoolExecutor(2, get_context("spawn"), _set_results, (inpaintlib.RESULTS,)) as pool:
+        done = [path for path in pool.map(execute, ready, ready.values()) if path]
+        claims.build()
+        overall = sorted((inpaintlib.ROOT / "notebooks").glob(OVERALL))
+        done += pool.map(_execute, overall, [path.stem[3:] for path in overall], [preset] * len(overall))
+    if inpaintlib.RESULTS == inpaintlib.ROOT / "results":
+        readme.update_readme()
+    return done
+
+
+def _execute(notebook: Path, study: str, preset: str) -> Path:
     import papermill
 
-    plan = sweep.load(study)
-    if plan.report is None:
-        return None
-    if not any(run.done for run in find(study, preset=preset)):
-        raise BadInput(f"{study}: no run of the preset {preset!r} is done; make them with "
-                       f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
-    target = inpaintlib.RESULTS / study / plan.report.name
+    target = inpaintlib.RESULTS / study / notebook.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(plan.report.parent):
-        os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-        papermill.execute_notebook(str(plan.report), str(target), parameters={"study": study, "preset": preset},
-                                   kernel_name="python3", progress_bar=False)  # fmt: skip
+    given = {"study": study, "preset": preset}
+    given = {name: value for name, value in given.items() if name in notebook_parameters(notebook)}
+    os.environ |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "INPAINT_RESULTS": str(inpaintlib.RESULTS.resolve())}
+    with contextlib.chdir(notebook.parent):
+        papermill.execute_notebook(str(notebook), str(target.resolve()), parameters=given, kernel_name="python3",
+                                   progress_bar=False)  # fmt: skip
     return target
+
+
+def _set_results(folder: Path) -> None:
+    inpaintlib.RESULTS = folder

@@ -22,8 +22,8 @@ from inpaintlib.harness.runs import Run
 PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
 FILLS = MEAN_COLOUR, TELEA, *_ = ("mean colour", "Telea", "membrane", "mid-grey")
 TIMES = ("seconds", "training_seconds", "images_per_second", "seconds_per_photo", "peak_memory_gb", "rtv_ms", "code_ms")
-OTHER = {"n_photos", "n_pictures", "hole_ratio", "pixels", "mse", "mse_hole", "laplacian", "laplacian_truth", "seed", "id",
-         "picture"}  # fmt: skip
+OTHER = {"id", "picture", "seed", "n_photos", "n_pictures", "hole_ratio", "pixels", "mse", "mse_hole", "laplacian",
+         "laplacian_truth"}  # fmt: skip
 """Numbers that are no metric of their own."""
 
 
