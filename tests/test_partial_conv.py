@@ -296,7 +296,7 @@ def photos_of(n, size=32, seed=0):
 
 
 def test_objective_is_equation_seven_term_by_term():
-    method, vgg = small(), narrow_vgg()
+    method, vgg = small(vgg_input="imagenet"), narrow_vgg()
     truth, output, hole = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), masks.irregular(2, 32, 0, (0.2, 0.3))
     composite, known = torch.where(hole, output, truth), (~hole).float()
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -411,7 +411,7 @@ def test_second_stage_freezes_the_encoders_statistics_and_lowers_the_learning_ra
 
 
 ARMS = ({"conv": "plain"}, {"conv": "plain", "placeholder": "grey"}, {"scaling": False}, {"style_weight": 0.0},
-        {"pixel_scale": 4.4}, {"vgg_input": "unit"})  # fmt: skip
+        {"pixel_scale": 4.4}, {"vgg_input": "imagenet"})  # fmt: skip
 
 
 @pytest.mark.parametrize("choices", ARMS)

@@ -47,7 +47,7 @@ class Settings:
     style_weight: float = 120.0  # of L_style, output and composite
     tv_weight: float = 0.1  # of L_tv
     pixel_scale: float = 1.0  # pixel terms compare photos of [0, pixel_scale]; 4.4: photos over ImageNet's deviation
-    vgg_input: str = "imagenet"  # imagenet | unit ([0, 1]) | symmetric ([-1, 1]); the authors said each of them once
+    vgg_input: str = "unit"  # unit ([0, 1]) | imagenet (normalised) | symmetric ([-1, 1]); the authors said each once
     lr: float = 2e-4
     second_stage_kimg: float = math.inf  # thousands of photos before the second stage; inf: no second stage
     second_lr: float = 5e-5  # of the second stage, in which the encoder's batch norm keeps its statistics

@@ -14,17 +14,23 @@ detail          mean |difference| of neighbours inside the hole, of the truth: h
 closed          1 where the encoder's last map has no hole left, else 0 (partial convolutions)
 closing_layer   the layer of the encoder after which the map has no hole left (partial convolutions)
 high_frequency  power of the fill over the truth's at periods below 4 px
+psnr_square     PSNR of the hole where it is a central square of half the side
 grid_peak       dB by which the fill's spectrum stands out at periods of 2, 4 and 8 px, less the truth's: strided layers
                 leave grids of such periods
 =============== =======================================================================================================
 """
 
-from collections.abc import Sequence
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Markdown
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -33,7 +39,7 @@ from inpaintlib.data import datasets, masks
 from inpaintlib.data.photos import to_rgb
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.harness import figures
-from inpaintlib.methods.partial_conv import PartialConvNet, Settings, UNet
+from inpaintlib.methods.partial_conv import PartialConv2d, PartialConvNet, Settings, UNet
 from inpaintlib.metrics import Evaluation, evaluate, kernel
 
 CELL = ["hole_low", "hole_high", "border"]
@@ -58,7 +64,7 @@ def table1(name: str, photos: Tensor, ids: Sequence[str], pictures: Sequence[str
     """
     which, holes = _cell_holes(source, len(photos), photos.shape[-1], seed)
     every = [f"{i} {low:g}-{high:g} {border}" for i in ids for low, high, border in CELLS.itertuples(index=False)]
-    repeated, of = photos.repeat_interleave(len(CELLS), 0), np.repeat(pictures, len(CELLS))
+    repeated, of = photos.repeat_interleave(len(CELLS), 0), [p for p in pictures for _ in range(len(CELLS))]
     return TestSet.make(f"{name}, {which}", repeated, holes.flatten(0, 1), every, of)
 
 
@@ -132,7 +138,10 @@ def measure(method: PartialConvNet, test_set: TestSet, networks: Sequence[str] =
         columns["closing_layer"] = closing_layer(method.network, test_set)
         columns["closed"] = (columns["closing_layer"] <= method.settings.levels).astype(float)
     found.per_image = found.per_image.join(repeated).assign(**columns)
-    found |= {column: float(np.nanmean(values)) for column, values in columns.items()}
+    found |= {column: float(np.nanmean(values)) for column, values in columns.items()} | example_metrics()
+    first = test_set.photos[:: len(CELLS)]
+    square = TestSet.make("square", first, masks.centre(len(first), first.shape[-1]), test_set.ids[:: len(CELLS)])
+    found["psnr_square"] = evaluate(method.inpaint, square, networks=(), device=device)["psnr_hole"]
     if found.features:
         found.per_image["kid_cell"] = kid_of_cells(found)
     return found
@@ -259,6 +268,65 @@ def grid_peak(found: pd.DataFrame) -> float:
         if at >= 2:
             peaks.append(excess[at] - excess[beside].mean())
     return float(np.mean(peaks))
+
+
+# Worked example ------------------------------------------------------------------------------------------------------
+
+EXAMPLE = ((-1, -1, 2, 0, 1), (-1, 7, 7, 7, 0), (1, 7, 7, 7, -1), (0, 7, 7, 7, 0), (1, 0, -1, 0, -1))
+WINDOWS = {(0, 0): "#e0803a", (2, 2): "#8268ac", (3, 3): "#3b6fb6"}
+"""Centres (row, column) of the three windows that Li 2020 works out, and their colours there: orange, purple, blue."""
+
+
+def worked_example(bias: float = 1.0) -> dict[str, Tensor]:
+    """Li 2020's Figure 3 with numbers of our own, made by `PartialConv2d`: 5x5 each.
+
+    ``X`` with 7 in its hole of 3x3, ``M``, the response ``x'`` to a 3x3 window of ones with that bias and one pixel of
+    padding, and the updated map ``m'``. As in the figure the windows hold 3, 0 and 5 valid values, of sum -3.
+    """
+    x, valid = torch.tensor(EXAMPLE).view(1, 1, 5, 5).float(), ~masks.centre(1, 5, hole=3)
+    layer = PartialConv2d(1, 1, 3, padding=1).requires_grad_(False)
+    layer.weight.fill_(1), layer.bias.fill_(bias)
+    response, reached = layer(x, valid)
+    return {"X": x[0, 0], "M": valid[0, 0].int(), "x'": response[0, 0], "m'": reached[0, 0].int()}
+
+
+def example_metrics(bias: float = 1.0) -> dict[str, float]:
+    """What Li 2020 prints of the figure: the responses of the windows with 3, 0 and 5 valid values less the bias, and
+    the valid fraction before (``example_valid_before``) and after."""
+    grids = worked_example(bias)
+    three, none, five = (float(grids["x'"][window]) - bias for window in WINDOWS)
+    valid = {"example_valid_before": grids["M"], "example_valid": grids["m'"]}
+    return {"example_three": three, "example_none": none, "example_five": five} | {
+        name: float(grid.float().mean()) for name, grid in valid.items()
+    }
+
+
+def draw_example(grids: dict[str, Tensor]) -> plt.Figure:
+    """The grids of :func:`worked_example` as numbers: windows framed in X and M, their centres in the results; what no
+    valid pixel reaches is grey."""
+    figure, axes = figures.subplots(1, len(grids), figsize=(2.5 * len(grids), 2.7))
+    for ax, (name, grid) in zip(axes, grids.items(), strict=True):
+        known = grids["M" if name in ("X", "M") else "m'"]
+        ax.imshow(known, cmap="gray", vmin=-1.5, vmax=1)
+        for (row, column), value in np.ndenumerate(grid.numpy()):
+            ax.text(column, row, f"{value:.4g}".replace("-", "\N{MINUS SIGN}"), ha="center", va="center", fontsize=9)
+        reach = 1 if name in ("X", "M") else 0
+        for (row, column), colour in WINDOWS.items():
+            corner = (column - reach - 0.46, row - reach - 0.46)
+            ax.add_patch(plt.Rectangle(corner, 2 * reach + 0.92, 2 * reach + 0.92, fill=False, ec=colour, lw=2.5))
+        ax.set(title=name, xticks=[], yticks=[], xlim=(-1.6, 5.6), ylim=(5.6, -1.6))
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+    return figure
+
+
+def source(function: Callable) -> Markdown:
+    """A function's code without its docstring, for a notebook to show."""
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    body = next(node for node in ast.parse("\n".join(lines)).body).body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        del lines[body[0].lineno - 1 : body[0].end_lineno]
+    return Markdown("\n".join(["```python", *lines, "```"]))
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
