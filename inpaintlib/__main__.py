@@ -4,14 +4,20 @@ Bad input ends in one sentence and exit status 2, Ctrl-C in 130; a sweep with fa
 """
 
 import argparse
+import os
+import re
 import sys
+import time
 
+import inpaintlib
 from inpaintlib import ROOT, BadInput
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
+        if not os.environ.get("INPAINT_RESULTS", "results") or inpaintlib.RESULTS.is_file():
+            raise BadInput("INPAINT_RESULTS must name a folder, or not be set: it is empty or names a file")
         return options.run(options) or 0
     except BadInput as error:
         print(f"inpaintlib: {error}", file=sys.stderr)
@@ -48,18 +54,27 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--limit", type=int, help="only so many photos of each split")
     sub.add_argument("--skip-bad", action="store_true", help="leave unreadable photos out instead of stopping")
 
-    sub = command("sweep", sweep, "Execute the runs of a study; finished ones are skipped, unfinished ones resume.")
-    sub.add_argument("study")
+    sub = command("sweep", sweep, "Execute the runs of studies; finished ones are skipped, unfinished ones resume.")
+    sub.add_argument("study", nargs="+", help="names of studies, paths of sweep files, or all")
     sub.add_argument("--preset", default="quick", help="smoke | quick | night | full | exact (default: quick)")
-    sub.add_argument("--workers", type=int, help="notebooks at a time")
-    sub.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="override notebook parameters")
+    sub.add_argument("--workers", type=int, help="runs at a time on this machine")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="use the workers of a running Dask scheduler instead")
+    pairs = {"nargs": "+", "action": "extend", "default": []}
+    sub.add_argument("--set", **pairs, metavar="NAME=VALUE[,VALUE]", help="override notebook parameters")
+    sub.add_argument("--only", **pairs, metavar="NAME=VALUE[,VALUE]", help="leave out the runs with other values")
+    sub.add_argument("--rerun", choices=("failed", "damaged", "diverged", "done"), metavar="STATUS",
+                     help="only runs that failed (are damaged, diverged, done), from their beginning")  # fmt: skip
+    sub.add_argument("--dry-run", action="store_true", help="only say which runs are to do and how long they take")
+    sub.add_argument("--time-limit", type=duration, metavar="9m", help="stop at checkpoints before that; s, m, h or d")
+    sub.add_argument("--run-time-limit", type=duration, metavar="2h", help="a run that takes longer fails")
 
-    sub = command("status", status, "List runs: done, running, failed, stale, diverged or unfinished.")
+    sub = command("status", status, "List runs: done, running, failed, damaged, stale, diverged or unfinished.")
     sub.add_argument("study", nargs="?")
+    sub.add_argument("--watch", action="store_true", help="again every two seconds, until Ctrl-C")
 
     sub = command("report", report, "Execute a study's report notebook: tables, figures, GIFs, claims.")
-    sub.add_argument("study")
-    sub.add_argument("--preset", default="quick")
+    sub.add_argument("study", help="the name of a study, the path of a sweep file, or all")
+    sub.add_argument("--preset", default="quick", help="also one with overrides, such as quick+ratio=10,50")
 
     sub = command("bench", bench, "Measure training speed beside a plain baseline; writes results/bench.csv.")
     sub.add_argument("name", help="context_encoder | partial_conv | latent_search")
@@ -93,30 +108,50 @@ def prepare(options) -> None:
 
 
 def sweep(options) -> int:
-    import yaml
-
     from inpaintlib.harness import sweep as sweeps
 
-    overrides = {}
-    for pair in options.set:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(f"--set: {pair!r} is not NAME=VALUE")
-        overrides[name] = yaml.safe_load(value)
-    return sweeps.run(options.study, options.preset, options.workers, overrides)
+    return sweeps.run(
+        sweeps.names() if options.study == ["all"] else options.study,
+        options.preset,
+        options.workers,
+        overrides=sweeps.parse_pairs("--set", options.set),
+        only=sweeps.parse_pairs("--only", options.only),
+        rerun=options.rerun,
+        dry=options.dry_run,
+        scheduler=options.scheduler,
+        time_limit=options.time_limit,
+        run_time_limit=options.run_time_limit,
+    )
 
 
 def status(options) -> None:
     from inpaintlib.harness import sweep as sweeps
 
-    table = sweeps.status(options.study)
-    print("no runs yet" if table.empty else table.to_markdown(index=False))
+    while True:
+        table = sweeps.status(options.study)
+        counts = ", ".join(f"{n} {state}" for state, n in table["status"].value_counts().items())
+        print("\033[2J\033[H" if options.watch else "", end="")
+        print(f"{table.to_markdown(index=False)}\n\n{counts}" if len(table) else "no runs yet")
+        if not options.watch:
+            return
+        time.sleep(2.0)
 
 
 def report(options) -> None:
     from inpaintlib.harness import report as reports
 
-    print(reports.execute(options.study, options.preset) or f"{options.study} has no report of its own")
+    if options.study == "all":
+        reports.execute_all(options.preset)
+    else:
+        print(reports.execute(options.study, options.preset) or f"{options.study} has no report of its own")
+
+
+def duration(text: str) -> float:
+    """Seconds from 90, 90s, 9m, 1.5h or 1d."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"must be a number and s, m, h or d, such as 9m, not {text!r}")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def bench(options) -> None:

@@ -27,7 +27,7 @@ import subprocess
 import time
 import zlib
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Run:
         self.id = run_id
         self.folder = inpaintlib.RESULTS / study / "runs" / run_id
         self._lock = self.folder / "running.lock"
+        self._began = time.time()
 
     def __repr__(self) -> str:
         return f"Run({self.study!r}, {self.id!r})"
@@ -124,6 +125,11 @@ class Run:
     def per_image(self) -> pd.DataFrame:
         """per_image.csv.gz (or .csv), one row a test photo. Raises BadInput where it is missing or damaged."""
         return _per_image(self.folder)
+
+    @property
+    def seconds(self) -> float:
+        """What the last execution took, from start to finish; 0 where that is not known."""
+        return float(mapping_or_empty(self.folder / "env.json").get("seconds", 0.0))
 
     def settings(self, kind: type) -> Any:
         """The run's parameters as an instance of a method's settings: a dataclass whose fields are among them."""
@@ -183,6 +189,8 @@ class Run:
                 raise BadInput(f"the metric {name!r} of run {self.id} has the name of a parameter; rename one.")
         text = per_image.to_csv(index=False, float_format="%.7g", lineterminator="\n")
         write_atomically(self.folder / "per_image.csv.gz", gzip.compress(text.encode(), mtime=0))
+        seconds = round(time.time() - self._began, 1)
+        write_json(self.folder / "env.json", mapping_or_empty(self.folder / "env.json") | {"seconds": seconds})
         write_json(self.folder / "metrics.json", {**metrics, "status": "done"})
         self.release()
 
@@ -245,6 +253,20 @@ class Run:
                 )
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A run to be made, with all parameters of its notebook."""
+
+    study: str
+    run_id: str
+    parameters: dict[str, Scalar]
+    notebook: Path
+
+    @property
+    def run(self) -> Run:
+        return Run(self.study, self.run_id)
+
+
 def name_run(study: str, notebook: str | Path, parameters: dict[str, Scalar], swept: Iterable[str]) -> str:
     """The id of the run with these parameters: the one under which it exists (a sweep that grew may show other
     parameters), or else a new ``run_id``."""
@@ -258,7 +280,7 @@ def find(study: str, **wanted: Any) -> list[Run]:
     Runs whose params.json is damaged are left out. Raises BadInput when no run has a parameter of that name.
     """
     runs = [Run(study, path.parent.name) for path in sorted(_runs_folder(study).glob("*/params.json"))]
-    there = {run: parameters for run in runs if (parameters := _mapping_or_empty(run.folder / "params.json"))}
+    there = {run: parameters for run in runs if (parameters := mapping_or_empty(run.folder / "params.json"))}
     known = {name for parameters in there.values() for name in parameters}
     for name in wanted:
         if there and name not in known:
@@ -290,6 +312,20 @@ def environment() -> dict[str, Any]:
     }
 
 
+def mapping_or_empty(path: Path) -> dict[str, Any]:
+    """A JSON file's names and values; none where it is missing or damaged."""
+    try:
+        return _mapping(path)
+    except BadInput:
+        return {}
+
+
+def last_line(path: Path) -> str:
+    """The last line of a text file that is not blank; "" where there is none."""
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    return next((line for line in reversed(text.split("\n")) if line.strip()), "")
+
+
 @atexit.register
 def _release_all() -> None:
     for folder in list(_held):
@@ -311,7 +347,7 @@ def _fault(folder: Path, *stamps: Any) -> str:
                 return f"{folder / 'per_image.csv.gz'} has no rows; the run has to be made again."
     except BadInput as error:
         return str(error)
-    made, env = re.search("-([0-9a-f]{6})$", folder.name), _mapping_or_empty(folder / "env.json")
+    made, env = re.search("-([0-9a-f]{6})$", folder.name), mapping_or_empty(folder / "env.json")
     known = made and {"notebook", "cosmetic"} <= set(env)
     if known and made[1] != fingerprint(env["notebook"], parameters, env["cosmetic"]):
         return f"{folder / 'params.json'} does not belong to a folder of this name; the run has to be made again."
@@ -340,13 +376,6 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content:
         raise BadInput(f"{path} must hold names and values, not {str(content)[:40]}; delete it and sweep again.")
     return content
-
-
-def _mapping_or_empty(path: Path) -> dict[str, Any]:
-    try:
-        return _mapping(path)
-    except BadInput:
-        return {}
 
 
 def _runs_folder(study: str) -> Path:

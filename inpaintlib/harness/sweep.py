@@ -1,4 +1,4 @@
-"""Sweeps: many runs of one notebook, in spawned processes, through papermill.
+"""Sweeps: many runs of one notebook, planned in a file.
 
 A sweep file, ``notebooks/sweeps/<study>.yaml``, reads::
 
@@ -11,6 +11,7 @@ A sweep file, ``notebooks/sweeps/<study>.yaml``, reads::
       quick:
         parameters: {kimg: 10}
         workers: 2                            # optional
+        hours: 0.1                            # optional: what the preset takes where nothing has been measured yet
         runs:
           - {ratio: [1, 100, .inf], seed: [0, 1]}
           - {ratio: 100, seed: [0, 1, 2]}
@@ -18,57 +19,51 @@ A sweep file, ``notebooks/sweeps/<study>.yaml``, reads::
     claims: [...]                             # optional: see claims.py
 
 Each entry of ``runs`` is a grid, the product of its lists; the sweep is the union of its grids in order, equal runs
-merged. Everything is checked against the notebook's declarations (see runs.py) before anything starts.
+merged. Numbers are read as YAML 1.2 does: 1e3 is one, 010 is none. Everything is checked against the notebook's
+declarations (see parameters.py) before anything starts.
 
 A run that fails keeps its notebook and traceback and does not stop the others. Interrupt a sweep anywhere and start
 it again: finished runs are skipped, and unfinished ones resume from what their notebook saved.
 """
 
-import contextlib
 import csv
 import graphlib
 import itertools
-import multiprocessing
-import os
 import re
-import signal
-import threading
-import time
-import traceback
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
-import psutil
 import yaml
-from tqdm import tqdm
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.harness import runs
-from inpaintlib.harness.parameters import Scalar, did_you_mean
-from inpaintlib.harness.runs import Run
+from inpaintlib.files import reason, write_atomically
+from inpaintlib.harness import engine, runs
+from inpaintlib.harness import parameters as declared
+from inpaintlib.harness.parameters import check_folder_name, did_you_mean, show
+from inpaintlib.harness.runs import Planned, Run
 
-OK, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
-MARK = "INPAINT_WORKER"  # environment variable by which a worker's kernel is known
+OVERHEAD = 5.0  # seconds of a run beside its training
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One size of a sweep: parameters over the sweep's own, grids of parameter name to values, default workers."""
+    """One size of a sweep: parameters over the sweep's own, grids of parameter name to values, default workers, and
+    how many hours it takes."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
     runs: list[dict[str, list]] = field(default_factory=list)
     workers: int | None = None
+    hours: float | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file's content; ``notebook`` and ``report`` as paths."""
+    """A sweep file's content; ``notebook`` and ``report`` as paths, ``needs`` as names of studies."""
 
     path: Path
     study: str
@@ -80,17 +75,7 @@ class Sweep:
     needs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A run to be made, with all parameters of its notebook."""
-
-    study: str
-    run_id: str
-    parameters: dict[str, Scalar]
-
-    @property
-    def run(self) -> Run:
-        return Run(self.study, self.run_id)
+# Files and plans ------------------------------------------------------------------------------------------------------
 
 
 def load(study: str | Path) -> Sweep:
@@ -99,23 +84,18 @@ def load(study: str | Path) -> Sweep:
     Raises BadInput, naming file and key, when there is no such sweep, the YAML is broken, a key is unknown, repeated
     or missing, or a value has the wrong form.
     """
-    path = Path(study)
-    if path.suffix not in (".yaml", ".yml"):
-        folder = inpaintlib.ROOT / "notebooks" / "sweeps"
-        path = folder / f"{study}.yaml"
-        if not path.exists():
-            known = [file.stem for file in folder.glob("*.yaml")]
-            raise BadInput(f"there is no sweep named {str(study)!r}{did_you_mean(str(study), known)}.")
+    path = _sweep_file(study)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise BadInput(f"there is no sweep file {path}.") from error
+    except OSError as error:
+        raise BadInput(f"cannot read the sweep file {path}: {reason(error)}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    content = _mapping(
-        path, "the file", content, ("study", "notebook", "presets"), ("report", "needs", "parameters", "claims")
-    )
-    if content["study"] != runs.check_folder_name(f"the name of {path}", path.stem):
+    optional = ("report", "needs", "parameters", "claims")
+    content = _mapping(path, "the file", content, ("study", "notebook", "presets"), optional)
+    if content["study"] != check_folder_name(f"the name of {path}", path.stem):
         raise BadInput(f"{path}: study must be the file's name, {path.stem!r}, not {content['study']!r}.")
     presets = _mapping(path, "presets", content["presets"])
     return Sweep(
@@ -128,6 +108,11 @@ def load(study: str | Path) -> Sweep:
         claims=content.get("claims") or [],
         needs=_needs(path, content.get("needs", [])),
     )
+
+
+def names() -> list[str]:
+    """The studies in notebooks/sweeps."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
 def in_order(studies: Iterable[str | Path]) -> list[Sweep]:
@@ -149,7 +134,8 @@ def in_order(studies: Iterable[str | Path]) -> list[Sweep]:
 
 
 def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | None = None) -> list[Planned]:
-    """The runs of a preset in order, every parameter checked; ``overrides`` go over all that the file says.
+    """The runs of a preset in order, every parameter checked; ``overrides``, a value or a list of values a name, go
+    over all that the file says.
 
     A notebook's ``preset`` parameter, its label for reports, becomes the preset's name; with overrides it names them
     too, ``quick+kimg=20``, so that such runs never enter the preset's own tables.
@@ -159,32 +145,39 @@ def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | Non
     sweep = sweep if isinstance(sweep, Sweep) else load(sweep)
     if preset not in sweep.presets:
         raise BadInput(f"{sweep.path}: there is no preset {preset!r}{did_you_mean(preset, sweep.presets)}.")
-    chosen, overrides = sweep.presets[preset], overrides or {}
+    chosen = sweep.presets[preset]
     where = f"presets.{preset}"
     _check(sweep, "parameters", sweep.parameters)
     _check(sweep, f"{where}.parameters", chosen.parameters)
-    _check(sweep, "the overrides", overrides)
-    name = "+".join([preset, *(f"{key}={runs.show(value)}" for key, value in overrides.items())])
-    label = {"preset": name} if "preset" in runs.notebook_parameters(sweep.notebook) else {}
-    planned = {}
+    over = {name: value if isinstance(value, list) else [value] for name, value in (overrides or {}).items()}
+    for point in _points(over):
+        _check(sweep, "the overrides", point)
+    has_label = "preset" in declared.notebook_parameters(sweep.notebook)
+    label = {"preset": "+".join([preset, *(f"{n}={show(v)}" for n, v in over.items())])} if has_label else {}
+    planned, names = {}, _names_there(sweep.study)
     for i, grid in enumerate(chosen.runs):
-        for values in itertools.product(*grid.values()):
-            point = dict(zip(grid, values, strict=True))
+        for point in _points(grid):
             _check(sweep, f"{where}.runs[{i}]", point)
-            given = {**sweep.parameters, **chosen.parameters, **point, **overrides, **label}
-            parameters = {n: v for n, v in runs.check(sweep.notebook, given).items() if n not in runs.ADDRESS}
-            key = runs.digest(sweep.notebook, parameters)
+        for point in _points(grid | over):
+            given = {**sweep.parameters, **chosen.parameters, **point, **label}
+            complete = declared.check(sweep.notebook, given)
+            parameters = {n: v for n, v in complete.items() if n not in declared.ADDRESS}
+            key = declared.digest(sweep.notebook, parameters)
             if key not in planned:
-                name = runs.name_run(sweep.study, sweep.notebook, parameters, {**point, **overrides})
-                planned[key] = Planned(sweep.study, name, parameters)
+                name = names.get(key) or declared.run_id(sweep.notebook, parameters, point)
+                planned[key] = Planned(sweep.study, name, parameters, sweep.notebook)
     return list(planned.values())
 
 
-def planned_ids(study: str, preset: str) -> set[str]:
-    """The ids of a preset's runs as its sweep file stands now; none where there is no such sweep or preset."""
-    if not (inpaintlib.ROOT / "notebooks" / "sweeps" / f"{study}.yaml").exists() or preset not in load(study).presets:
-        return set()
-    return {item.run_id for item in plan(study, preset)}
+def of_label(study: str | Path, label: str) -> list[Planned]:
+    """The plan that a preset's label names: ``quick``, or ``quick+ratio=10,50`` with its overrides; none where there
+    is no such sweep or preset."""
+    preset, *pairs = re.split(r"\+(?=[A-Za-z_]\w*=)", label)
+    try:
+        sweep = load(study)
+        return plan(sweep, preset, parse_pairs("preset", pairs)) if preset in sweep.presets else []
+    except BadInput:
+        return []
 
 
 def of_preset(study: str, preset: str, **wanted: Any) -> list[Run]:
@@ -192,8 +185,9 @@ def of_preset(study: str, preset: str, **wanted: Any) -> list[Run]:
 
     Runs that an earlier version of the file asked for stay in their folders and out of the tables.
     """
-    there, planned = runs.find(study, preset=preset, **wanted), planned_ids(study, preset)
-    return [run for run in there if run.id in planned] or there
+    planned = {item.run_id for item in of_label(study, preset)}
+    there = [run for run in runs.find(study, **wanted) if run.id in planned]
+    return there or runs.find(study, preset=preset, **wanted)
 
 
 def reported(study: str, preset: str = "auto") -> str:
@@ -211,7 +205,7 @@ def finished(study: str, preset: str, **wanted: Any) -> Run:
     Raises BadInput, naming the command that makes it, where there is none, and where there are several.
     """
     there = [run for run in of_preset(study, preset, **wanted) if run.status() == "done"]
-    which = ", ".join(f"{name} = {runs.show(value)}" for name, value in wanted.items())
+    which = ", ".join(f"{name} = {show(value)}" for name, value in wanted.items())
     if not there:
         raise BadInput(f"{study}: no run of the preset {preset!r} with {which} is done; make it with "
                        f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
@@ -220,246 +214,144 @@ def finished(study: str, preset: str, **wanted: Any) -> Run:
     return there[0]
 
 
-def run(
-    study: str | Path, preset: str = "quick", workers: int | None = None, overrides: dict[str, Any] | None = None
-) -> int:
-    """Make the runs of a preset that are not done; return the exit status: 0 when all are done, 1 when some are not,
-    130 when interrupted.
-
-    ``workers`` processes each execute one notebook at a time and share the CPU's cores: the preset's number where not
-    given, else one on a CUDA device and one for every two cores on a CPU. A run that diverged is done. Raises
-    BadInput before anything starts.
-    """
-    sweep = load(study)
-    planned = plan(sweep, preset, overrides)
-    if workers is not None and workers < 1:
-        raise BadInput(f"workers must be at least 1, not {workers}.")
-    elsewhere = [item for item in planned if item.run.status() == "running"]
-    todo = [item for item in planned if not item.run.done and item not in elsewhere]
-    workers = min(workers or sweep.presets[preset].workers or _default_workers(), max(1, len(todo)))
-    for item in elsewhere:
-        tqdm.write(f"skipped   {item.run_id}  another process is running it")
-    bar = tqdm(total=len(planned), initial=len(planned) - len(todo), unit="run", desc=sweep.study, disable=None)
-    if len(planned) > len(todo):
-        tqdm.write(f"{len(planned) - len(todo) - len(elsewhere)} of {len(planned)} runs were done before")
-    with bar:
-        interrupted = _run_all(sweep.notebook, todo, workers, bar)
-    done = sum(item.run.done for item in planned)
-    if interrupted:
-        tqdm.write(f"Interrupted: {done} of {len(planned)} runs are done; start again to do the rest.")
-        return INTERRUPTED
-    return OK if done == len(planned) else FAILED
-
-
-def status(study: str | None = None) -> pd.DataFrame:
-    """All runs of a study (or of all studies): ``study``, ``run_id``, ``status`` (see ``Run.status``), ``kimg`` shown
-    so far (from history.csv) of ``kimg_total``, and ``error``, the last line of a failed run's traceback."""
-    if study is not None and not (inpaintlib.RESULTS / study).exists():
-        load(study)
-    folders = sorted(inpaintlib.RESULTS.glob(f"{study or '*'}/runs/*/"))
-    rows = [_status_row(Run(folder.parents[1].name, folder.name)) for folder in folders]
-    return pd.DataFrame(rows, columns=["study", "run_id", "status", "kimg", "kimg_total", "error"])
-
-
 # Executing ------------------------------------------------------------------------------------------------------------
 
 
-class _Worker:
-    """A spawned process that executes one notebook after another, and its end of the pipe."""
+def run(
+    studies: str | Path | list[str | Path],
+    preset: str = "quick",
+    workers: int | None = None,
+    overrides: dict[str, Any] | None = None,
+    only: dict[str, list] | None = None,
+    rerun: str | None = None,
+    dry: bool = False,
+    **how: Any,
+) -> int:
+    """Make the runs of a preset, of these studies and of those that they need, that are not done.
 
-    def __init__(self, notebook: Path, threads: int):
-        context = multiprocessing.get_context("spawn")
-        self.mark = uuid.uuid4().hex
-        self.pipe, theirs = context.Pipe()
-        arguments = (theirs, notebook, _environment(self.mark, threads))
-        self.process = context.Process(target=_work, args=arguments, daemon=True)
-        with _ignoring(signal.SIGINT):  # the child inherits it: Ctrl-C is for this process to handle
-            self.process.start()
-        theirs.close()
-
-    def stop(self) -> None:
-        """Kill the process and its kernel."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-        _kill_kernel(self.mark)
-
-
-def _run_all(notebook: Path, todo: list[Planned], workers: int, bar: tqdm) -> bool:
-    """Execute the runs on so many workers; return whether that was interrupted."""
-    threads = max(1, _cores() // workers)
-    queue, busy, idle = list(todo), {}, []
-    try:
-        with _interruptible():
-            while queue or busy:
-                while queue and len(busy) < workers:
-                    worker = idle.pop() if idle else _Worker(notebook, threads)
-                    busy[worker.pipe] = (worker, queue[0], time.monotonic())
-                    worker.pipe.send(queue.pop(0))
-                for pipe in wait(list(busy), timeout=1.0):
-                    worker, item, start = busy[pipe]
-                    if _finished(worker, item):
-                        idle.append(worker)
-                    del busy[pipe]
-                    _report(item, time.monotonic() - start, bar)
-                bar.refresh()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        with _ignoring(signal.SIGINT, signal.SIGTERM):
-            for worker in idle + [worker for worker, _, _ in busy.values()]:
-                worker.stop()
-            for _, item, _ in busy.values():
-                item.run.release()
-    return False
+    ``overrides`` and ``only``, values that parameters must have, are for the studies named. ``rerun``: only the runs
+    of that status, from their beginning. ``dry``: only say what would be done. ``workers`` and the rest: see
+    ``engine.sweep``, which also says what is returned. Raises BadInput before anything starts.
+    """
+    studies = studies if isinstance(studies, list) else [studies]
+    if workers is not None and workers < 1:
+        raise BadInput(f"workers must be at least 1, not {workers}.")
+    named, graph = {load(study).study for study in studies}, {}
+    for one in (order := in_order(studies)):
+        items = plan(one, preset, overrides if one.study in named else None)
+        graph[one.study] = _only(one, items, only) if only and one.study in named else items
+    planned = [item for items in graph.values() for item in items]
+    for dataset in dict.fromkeys(item.parameters.get("dataset") for item in planned):
+        _check_dataset(dataset)
+    if how.get("scheduler") is None:
+        for device in {item.parameters.get("device", "cpu") for item in planned} - {"auto", "cpu"}:
+            _check_device(device)
+    due = [item for item in planned if (item.run.status() == rerun if rerun else not item.run.done)]
+    if dry:
+        print(_forecast(order, preset, graph, due).to_markdown(index=False))
+        return engine.OK
+    for one in order:
+        if one.path.parent != _folder():
+            write_atomically(inpaintlib.RESULTS / one.study / "sweep_file.txt", f"{one.path.resolve()}\n")
+    workers = workers or max((one.presets[preset].workers or 0 for one in order), default=0) or None
+    return engine.sweep(graph, {one.study: one.needs for one in order}, due, workers, afresh=bool(rerun), **how)
 
 
-def _finished(worker: _Worker, item: Planned) -> bool:
-    """Take the worker's word that it finished; a worker that died instead leaves a failed run."""
-    try:
-        worker.pipe.recv()
-        return True
-    except (EOFError, OSError):
-        worker.process.join(5.0)
-        code = worker.process.exitcode or 0
-        worker.stop()
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        hint = " (was memory short?)" if how == "SIGKILL" else ""
-        if not item.run.done:
-            item.run.fail(f"WorkerDied: the process that executed this run ended with {how}{hint}.")
-        return False
-
-
-def _report(item: Planned, seconds: float, bar: tqdm) -> None:
-    state = item.run.status()
-    why = f"  {_last_line(item.run.folder / 'error.txt')} (see {item.run.folder})" if state == "failed" else ""
-    tqdm.write(f"{state:9} {item.run_id}  {seconds:.0f} s{why}")
-    bar.update()
-
-
-def _work(pipe: Connection, notebook: Path, environment: dict[str, str]) -> None:
-    """The worker process: execute what comes through the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(environment)
-    inpaintlib.RESULTS = Path(environment["INPAINT_RESULTS"])
-    threading.Thread(target=_end_with_parent, args=(environment[MARK],), daemon=True).start()
-    os.chdir(notebook.parent)
-    with contextlib.suppress(EOFError):
-        while True:
-            _execute(notebook, pipe.recv())
-            pipe.send("finished")
-
-
-def _end_with_parent(mark: str) -> None:
-    multiprocessing.parent_process().join()
-    _kill_kernel(mark)
-    os._exit(1)
-
-
-def _execute(notebook: Path, item: Planned) -> None:
-    """Execute the notebook in a kernel of its own; what it prints to no cell goes to log.txt."""
-    import papermill
-
-    folder, error = item.run.folder, ""
-    folder.mkdir(parents=True, exist_ok=True)
-    _redirect_output(folder / "log.txt")
-    try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(folder / "notebook.ipynb"),
-            parameters={**item.parameters, "study": item.study, "run_id": item.run_id},
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
+def _only(sweep: Sweep, items: list[Planned], only: dict[str, list]) -> list[Planned]:
+    for point in _points(only):
+        _check(sweep, "--only", point)
+    kept = [item for item in items if all(item.parameters[name] in values for name, values in only.items())]
+    if not kept:
+        raise BadInput(
+            f"{sweep.study}: no run of the preset has {', '.join(f'{n} = {show(v)}' for n, v in only.items())}."
         )
-        if not item.run.done:
-            error = f"Unfinished: {notebook.name} came to its end without run.finish(metrics, per_image)."
-    except papermill.PapermillExecutionError as failure:
-        error = "\n".join(failure.traceback) or str(failure)
-    except Exception:
-        error = traceback.format_exc()
-    if error:
-        item.run.fail(re.sub(r"\x1b\[[0-9;]*m", "", error))
-    else:
-        (folder / "log.txt").unlink()
+    return kept
 
 
-def _redirect_output(path: Path) -> None:
-    with open(path, "wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def _check_dataset(name: Any) -> None:
+    if name is not None:
+        from inpaintlib.data import datasets
+
+        datasets.check(name)
 
 
-def _environment(mark: str, threads: int) -> dict[str, str]:
-    """What a worker and its kernels find in their environment."""
-    paths = [str(Path(inpaintlib.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {
-        MARK: mark,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "INPAINT_RESULTS": str(inpaintlib.RESULTS.resolve()),
-        "INPAINT_DATA": str(inpaintlib.DATA.resolve()),
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # or the kernel's debugger warns about frozen modules
-    }
+def _check_device(name: str) -> None:
+    from inpaintlib.training import choose_device
+
+    choose_device(name)
 
 
-def _kill_kernel(mark: str) -> None:
-    """Kill all processes that carry the mark: a worker's kernel and what that started, whoever their parent is now."""
-    marked = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get(MARK) == mark]
-    for process in marked:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    end = time.monotonic() + 5.0
-    while any(map(_alive, marked)) and time.monotonic() < end:
-        time.sleep(0.01)
+def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], due: list[Planned]) -> pd.DataFrame:
+    rows = []
+    for one in order:
+        items, waiting = graph[one.study], [item for item in due if item.study == one.study]
+        known = [_seconds(one, preset, item, len(items)) for item in waiting]
+        hours = round(sum(known) / 3600, 2) if None not in known else "unknown"
+        rows.append({"study": one.study, "runs": len(items), "to do": len(waiting), "hours, one at a time": hours})
+        for item, seconds in zip(waiting, known, strict=True):
+            print(f"{item.run.status():10} {one.study} {item.run_id}" + (f"  {seconds:.0f} s" if seconds else ""))
+    return pd.DataFrame(rows)
 
 
-def _alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+def _seconds(sweep: Sweep, preset: str, item: Planned, n: int) -> float | None:
+    """What a run will take: as long as finished runs of its preset did, for each kimg where it trains; else its part
+    of the preset's ``hours``; else as long as finished runs of other presets did; None where nothing is known."""
+    took = []
+    for other in runs.find(sweep.study):
+        if other.done and (seconds := other.seconds):
+            kimg = item.parameters.get("kimg", 1.0) / other.parameters.get("kimg", 1.0)
+            took.append((other.parameters.get("preset"), OVERHEAD + max(0.0, seconds - OVERHEAD) * kimg))
+    if same := [seconds for name, seconds in took if name == preset]:
+        return median(same)
+    chosen = sweep.presets[preset]
+    if chosen.hours:
+        return chosen.hours * 3600 * (chosen.workers or 1) / n
+    return median(seconds for _, seconds in took) if took else None
 
 
-@contextlib.contextmanager
-def _ignoring(*signals: signal.Signals) -> Iterator[None]:
-    with _handling(dict.fromkeys(signals, signal.SIG_IGN)):
-        yield
+# Status ---------------------------------------------------------------------------------------------------------------
 
 
-def _interruptible() -> contextlib.AbstractContextManager[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
-    return _handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.default_int_handler))
+def status(study: str | Path | None = None) -> pd.DataFrame:
+    """All runs of a study (or of all studies): ``study``, ``run_id``, ``status`` (see ``Run.status``), ``kimg`` shown
+    so far (from history.csv) of ``kimg_total``, ``photos_s``, photos a second, ``minutes_left`` of a running one, and
+    ``error``, the last line of a failed run's traceback or what is at fault with a damaged one."""
+    if study is not None and Path(study).suffix not in (".yaml", ".yml"):
+        check_folder_name("a study", str(study))
+    if study is not None and not (inpaintlib.RESULTS / study / "runs").is_dir():
+        study = load(study).study
+    folders = sorted(inpaintlib.RESULTS.glob(f"{study or '*'}/runs/*/"))
+    columns = ["study", "run_id", "status", "kimg", "kimg_total", "photos_s", "minutes_left", "error"]
+    return pd.DataFrame([_status_row(Run(folder.parents[1].name, folder.name)) for folder in folders], columns=columns)
 
 
-@contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+def _status_row(run: Run) -> dict[str, Any]:
+    state, nan = run.status(), float("nan")
+    kimg, seconds = _last_row(run.folder / "history.csv")
+    total = runs.mapping_or_empty(run.folder / "params.json").get("kimg", nan)
+    rate = 1000 * kimg / seconds if seconds else nan
+    left = round(1000 * (total - kimg) / rate / 60, 1) if state == "running" and rate > 0 else nan
+    error = {"damaged": run.fault, "failed": runs.last_line(run.folder / "error.txt")}.get(state, "")
+    return {"study": run.study, "run_id": run.id, "status": state, "kimg": kimg, "kimg_total": total,
+            "photos_s": round(rate, 1), "minutes_left": left, "error": error}  # fmt: skip
+
+
+def _last_row(history: Path) -> tuple[float, float]:
+    """The last kimg and seconds in history.csv; NaN where there are none (its last line may be half written)."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _default_workers() -> int:
-    import torch
-
-    return 1 if torch.cuda.is_available() else max(1, _cores() // 2)
+        row = list(csv.DictReader(history.read_text().rpartition("\n")[0].splitlines()))[-1]
+        return float(row["kimg"]), float(row.get("seconds") or "nan")
+    except (OSError, IndexError, KeyError, ValueError, TypeError):
+        return float("nan"), float("nan")
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
+    """Safe YAML with the scalars of YAML 1.2's core (1e3 a number; 010, yes and dates text), no key given twice."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - as PyYAML wants it
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -467,6 +359,39 @@ class _Loader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern in {
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "null": "~|null|Null|NULL|",
+    "merge": "<<",
+}.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None)
+
+
+def parse_pairs(what: str, pairs: Iterable[str]) -> dict[str, list]:
+    """NAME=VALUE, NAME=VALUE,VALUE or NAME=[VALUE, VALUE] each, as YAML; a comma in a text needs quotes around it.
+
+    Raises BadInput for anything else, and for a name given twice.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise BadInput(f"{what}: {pair!r} is not NAME=VALUE")
+        if name in found:
+            raise BadInput(f"{what}: {name} is given twice; several values of one parameter are {name}=1,2,3")
+        try:
+            several = "," in text and text[:1] not in "['\""
+            value = yaml.load(f"[{text}]" if several else text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise BadInput(f"{what}: {text!r}, the value of {name}, is not valid YAML") from error
+        found[name] = value if isinstance(value, list) else [value]
+        if not found[name]:
+            raise BadInput(f"{what}: {name} has an empty list of values; give it at least one")
+    return found
 
 
 def _mapping(path: Path, where: str, value: Any, required: tuple = (), optional: tuple | None = None) -> dict:
@@ -489,14 +414,17 @@ def _needs(path: Path, value: Any) -> tuple[str, ...]:
 
 
 def _preset(path: Path, where: str, value: Any) -> Preset:
-    value = _mapping(path, where, value, ("runs",), ("parameters", "workers"))
+    value = _mapping(path, where, value, ("runs",), ("parameters", "workers", "hours"))
     workers = value.get("workers")
     if workers is not None and (type(workers) is not int or workers < 1):
         raise BadInput(f"{path}: {where}.workers must be a whole number of at least 1, not {workers!r}.")
+    hours = value.get("hours")
+    if hours is not None and (isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < 1e6):
+        raise BadInput(f"{path}: {where}.hours must be a number of hours, not {hours!r}.")
     if not isinstance(value["runs"], list) or not value["runs"]:
         raise BadInput(f"{path}: {where}.runs must be a list of grids, not {value['runs']!r}.")
     grids = [_grid(path, f"{where}.runs[{i}]", grid) for i, grid in enumerate(value["runs"])]
-    return Preset(_mapping(path, f"{where}.parameters", value.get("parameters", {})), grids, workers)
+    return Preset(_mapping(path, f"{where}.parameters", value.get("parameters", {})), grids, workers, hours)
 
 
 def _grid(path: Path, where: str, value: Any) -> dict[str, list]:
@@ -508,45 +436,50 @@ def _grid(path: Path, where: str, value: Any) -> dict[str, list]:
 
 
 def _notebook(path: Path, key: str, name: Any) -> Path:
-    """The notebook of that name, beside the sweep file's folder or in it."""
-    for folder in (path.parent.parent, path.parent):
+    """The notebook of that name, beside the sweep file's folder, in it, or among the study's own."""
+    for folder in (path.parent.parent, path.parent, _folder().parent):
         if isinstance(name, str) and (folder / name).is_file():
             return (folder / name).resolve()
-    raise BadInput(f"{path}: {key} must name a notebook in {path.parent.parent}, and {name!r} is not there.")
+    raise BadInput(
+        f"{path}: {key} must name a notebook in {path.parent} or {_folder().parent}, and {name!r} is not there."
+    )
 
 
 def _check(sweep: Sweep, where: str, parameters: dict[str, Any]) -> None:
-    for name in runs.ADDRESS:
+    for name in declared.ADDRESS:
         if name in parameters:
             raise BadInput(f"{sweep.path}: {where} gives {name}, which the sweep itself sets; leave it out.")
     try:
-        runs.check(sweep.notebook, parameters)
+        declared.check(sweep.notebook, parameters)
     except BadInput as error:
         raise BadInput(f"{sweep.path}: {where}: {error}") from error
 
 
-def _status_row(run: Run) -> dict[str, Any]:
-    parameters = run.parameters if (run.folder / "params.json").exists() else {}
-    state = run.status()
-    return {
-        "study": run.study,
-        "run_id": run.id,
-        "status": state,
-        "kimg": _last_kimg(run.folder / "history.csv"),
-        "kimg_total": parameters.get("kimg", float("nan")),
-        "error": _last_line(run.folder / "error.txt") if state == "failed" else "",
-    }
+def _folder() -> Path:
+    return inpaintlib.ROOT / "notebooks" / "sweeps"
 
 
-def _last_kimg(history: Path) -> float:
-    """The last ``kimg`` in history.csv; NaN where there is none (its last line may be half written)."""
-    try:
-        rows = list(csv.DictReader(history.read_text().rpartition("\n")[0].splitlines()))
-        return float(rows[-1]["kimg"])
-    except (OSError, IndexError, KeyError, ValueError, TypeError):
-        return float("nan")
+def _sweep_file(study: str | Path) -> Path:
+    """Where the sweep of that name or path is: a file elsewhere is known by its name once it has been swept."""
+    name, path = str(study), Path(study)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    own, elsewhere = _folder() / f"{name}.yaml", inpaintlib.RESULTS / name / "sweep_file.txt"
+    if own.exists():
+        return own
+    if elsewhere.is_file():
+        return Path(elsewhere.read_text().strip())
+    by_hand = (inpaintlib.RESULTS / name / "runs").is_dir()
+    hint = ": its runs were made by hand, and a sweep file would plan and report them" if by_hand else ""
+    raise BadInput(f"there is no sweep named {name!r}{hint or did_you_mean(name, names())}.")
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text().split("\n") if path.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "")
+def _points(grid: dict[str, list]) -> Iterator[dict[str, Any]]:
+    """Every combination of the values that a grid gives its names."""
+    return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+
+
+def _names_there(study: str) -> dict[str, str]:
+    """The names under which runs exist (a sweep that grew may show other parameters), by digest."""
+    there = sorted((inpaintlib.RESULTS / study / "runs").glob("*-??????/"), reverse=True)
+    return {folder.name[-6:]: folder.name for folder in there}

@@ -1,0 +1,364 @@
+"""Executing runs: Dask hands them out; each is one notebook in a process of its own.
+
+A Dask worker takes one run at a time. It forks the run's process from a server that has imported what notebooks
+import, so a run starts at once, knows nothing of the run before, and gives all its memory back. Whoever is killed takes
+his children along: a run's process ends with its worker, and a worker with the sweep or its scheduler. The scheduler
+gives the run of a lost worker to another one, where it resumes from its checkpoint.
+"""
+
+import contextlib
+import hashlib
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import inpaintlib
+from inpaintlib import BadInput
+from inpaintlib.harness.runs import Planned, Run, RunningElsewhere, last_line
+
+WARM = ["inpaintlib.harness.notebook", "inpaintlib.harness.figures", "inpaintlib.metrics", "inpaintlib.data.photos",
+        "torchvision", "torchmetrics", "scipy.stats", "skimage.metrics", "cv2"]  # fmt: skip
+GRACE = 30.0  # seconds that an interrupted run has to reach its next checkpoint
+OK, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses of a sweep
+ELSEWHERE = 75  # exit status of a process that found its run in another's hands
+SOURCES = sorted(Path(inpaintlib.__file__).parent.rglob("*.py"))
+CODE = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()  # as this process has imported it
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know of a run. ``threads`` None: as many as the worker's environment says; ``limit``:
+    seconds after which the run counts as hung; ``afresh``: even where it is done, and from its beginning."""
+
+    item: Planned
+    results: Path
+    data: Path
+    threads: int | None = None
+    limit: float | None = None
+    afresh: bool = False
+
+
+def execute(job: Job, *after: Any) -> str:
+    """The Dask task, started after the tasks whose results are ``after``: execute the run; return its status."""
+    from distributed import get_worker
+
+    inpaintlib.RESULTS, worker = job.results, get_worker()
+    os.environ |= _environment(job)
+    state, key = worker.state, worker.get_current_task()
+    multiprocessing.current_process()._config["daemon"] = False  # Dask's workers are, and then may not have children
+    process = _context().Process(target=_work, args=(job,))
+    with _ignoring(signal.SIGINT):
+        process.start()
+    end, stopped = time.monotonic() + (job.limit or float("inf")), ""
+    while process.is_alive() and not stopped:
+        process.join(0.2)
+        if key not in state.tasks or state.tasks[key].state == "cancelled":
+            stopped = "cancelled"
+        elif time.monotonic() > end:
+            stopped = "hung"
+    _stop(process, GRACE if stopped else 0.0)
+    if stopped != "cancelled" and process.exitcode not in (0, ELSEWHERE) and not job.item.run.done:
+        with contextlib.suppress(BadInput):  # another process has it, or the disk is full: then its status says so
+            job.item.run.fail(_death(process.exitcode, job.limit if stopped else None))
+    return "elsewhere" if process.exitcode == ELSEWHERE else job.item.run.status()
+
+
+def _context() -> Any:
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    context.set_forkserver_preload(WARM)
+    return context
+
+
+def _stop(process: Any, grace: float) -> None:
+    """Interrupt the process, and after so many seconds kill it with whatever it started."""
+    if grace and process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
+        process.join(grace)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def _death(code: int, limit: float | None) -> str:
+    if limit is not None:
+        return f"Hung: the run was stopped after its time limit of {limit:g} s."
+    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    hint = " (was memory short?)" if how == "SIGKILL" else ""
+    return f"WorkerDied: the process that executed this run ended with {how}{hint}."
+
+
+# In the run's own process ---------------------------------------------------------------------------------------------
+
+
+def _work(job: Job) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    inpaintlib.RESULTS, inpaintlib.DATA = job.results, job.data
+    os.environ |= _environment(job)
+    if job.threads and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(job.threads)
+    run = job.item.run
+    try:
+        run.claim()
+    except RunningElsewhere:
+        sys.exit(ELSEWHERE)
+    with contextlib.suppress(KeyboardInterrupt):
+        if job.afresh:
+            for name in ("metrics.json", "checkpoint.pt"):
+                (run.folder / name).unlink(missing_ok=True)
+        if not run.done:
+            _execute(job, run)
+    run.release()
+
+
+def _execute(job: Job, run: Run) -> None:
+    """Execute the notebook; what it prints to no cell goes to log.txt, which stays where the run fails."""
+    from inpaintlib.harness.notebook import Failed, execute
+
+    os.chdir(job.item.notebook.parent)
+    _redirect_output(run.folder / "log.txt")
+    address, error = {"study": run.study, "run_id": run.id}, ""
+    try:
+        execute(job.item.notebook, run.folder / "notebook.ipynb", {**job.item.parameters, **address})
+        if not run.done:
+            error = f"Unfinished: {job.item.notebook.name} came to its end without run.finish(metrics, per_image)."
+    except Failed as failure:
+        error = "" if failure.name == "KeyboardInterrupt" else str(failure)
+    except Exception:
+        error = traceback.format_exc()
+    if error and not run.done:
+        run.fail(re.sub(r"\x1b\[[0-9;]*m", "", error))
+    else:
+        (run.folder / "log.txt").unlink(missing_ok=True)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _redirect_output(path: Path) -> None:
+    with open(path, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _environment(job: Job) -> dict[str, str]:
+    threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    results = {"INPAINT_RESULTS": str(job.results), "INPAINT_DATA": str(job.data)}
+    return backend | results | (threads if job.threads else {})
+
+
+# The sweep ------------------------------------------------------------------------------------------------------------
+
+
+def sweep(
+    graph: dict[str, list[Planned]],
+    needs: dict[str, tuple[str, ...]],
+    due: list[Planned],
+    workers: int | None = None,
+    *,
+    scheduler: str | None = None,
+    time_limit: float | None = None,
+    run_time_limit: float | None = None,
+    afresh: bool = False,
+) -> int:
+    """Execute the runs of the graph, studies in order, that are ``due``, a study's after those that it ``needs``.
+
+    Args:
+        workers: runs at a time on this machine, which share its cores; None: one on a CUDA device, else one for every
+            two cores. scheduler: the address of a running Dask scheduler instead.
+        time_limit: seconds after which all has stopped, each run at a checkpoint.
+        run_time_limit: seconds after which a run counts as hung and fails.
+        afresh: execute also what is done, and from its beginning.
+
+    Returns 0 when all runs are done (or time was up and none failed), 1 when some are not, 130 when interrupted.
+    """
+    planned = [item for items in graph.values() for item in items]
+    elsewhere = [item for item in due if item.run.held]
+    for item in elsewhere:
+        tqdm.write(f"skipped   {item.run_id}  another process is running it")
+    if len(planned) > len(due):
+        tqdm.write(f"{len(planned) - len(due)} of {len(planned)} runs were done before")
+    due = [item for item in due if item not in elsewhere]
+    workers = max(1, min(workers or _default_workers(), len(due)))
+    job = Job(None, inpaintlib.RESULTS.resolve(), inpaintlib.DATA.resolve(), limit=run_time_limit, afresh=afresh)
+    end = time.monotonic() + (time_limit - min(GRACE + 15, time_limit / 4) if time_limit else float("inf"))
+    ended = ""
+    if due:
+        with cluster(scheduler, workers, job.results) as (client, slots):
+            threads = None if scheduler else max(1, _cores() // workers)
+            futures = _submit(client, graph, needs, due, replace(job, threads=threads), slots)
+            with tqdm(total=len(planned), initial=len(planned) - len(due), unit="run", disable=None) as bar:
+                ended = _watch(client, futures, end, bar)
+    done = sum(item.run.done for item in planned)
+    failed = any(item.run.status() in ("failed", "damaged") for item in planned)
+    if ended:
+        tqdm.write(f"{ended}: {done} of {len(planned)} runs are done; start again to do the rest.")
+    if ended == "Interrupted":
+        return INTERRUPTED
+    return OK if done == len(planned) or (ended == "Time is up" and not failed) else FAILED
+
+
+def _submit(
+    client: Any, graph: dict, needs: dict, due: list[Planned], job: Job, slots: dict[str, float]
+) -> dict[Any, Planned]:
+    """One task a run, after all tasks of the studies that its own needs."""
+    futures, tasks, token = {}, {}, uuid.uuid4().hex[:8]
+    for study, items in graph.items():
+        after, tasks[study] = [future for need in needs[study] for future in tasks[need]], []
+        for item in (item for item in items if item in due):
+            key = f"{study}-{item.run_id[-6:]}-{token}"
+            future = client.submit(execute, replace(job, item=item), *after, key=key, resources=slots)
+            tasks[study].append(future)
+            futures[future] = item
+    return futures
+
+
+def _watch(client: Any, futures: dict[Any, Planned], end: float, bar: tqdm) -> str:
+    """Report what is finished until all is, or until something else ends the sweep: that is returned."""
+    waiting, ended = set(futures), ""
+    try:
+        with _interruptible():
+            while waiting and not ended:
+                for future in [future for future in waiting if future.done()]:
+                    waiting.remove(future)
+                    _report(future, futures[future], bar)
+                time.sleep(0.1)
+                if time.monotonic() > end:
+                    ended = "Time is up"
+                elif client.status not in ("running", "connecting"):
+                    ended = "The scheduler is gone"
+            return ended if waiting else ""
+    except KeyboardInterrupt:
+        ended = "Interrupted"
+        return ended
+    finally:
+        if waiting and ended:
+            _stop_all(client, waiting, [futures[future] for future in waiting])
+
+
+def _stop_all(client: Any, waiting: set, items: list[Planned]) -> None:
+    """Cancel what waits, and give what runs time to reach a checkpoint; a second Ctrl-C takes that away."""
+    with contextlib.suppress(KeyboardInterrupt, OSError), _interruptible():
+        tqdm.write("Stopping at the next checkpoints; press Ctrl-C once more not to wait for them.")
+        client.cancel(list(waiting), force=True)
+        end = time.monotonic() + GRACE
+        while any(item.run.held for item in items) and time.monotonic() < end:
+            time.sleep(0.1)
+
+
+def _report(future: Any, item: Planned, bar: tqdm) -> None:
+    if future.status != "finished":  # its workers died again and again, or it was taken from the scheduler
+        with contextlib.suppress(BadInput):
+            item.run.fail(f"WorkerDied: {future.exception() if future.status == 'error' else future.status}")
+    state = "elsewhere" if future.status == "finished" and future.result() == "elsewhere" else item.run.status()
+    why = f"  {last_line(item.run.folder / 'error.txt')} (see {item.run.folder})" if state == "failed" else ""
+    tqdm.write(f"{state:9} {item.study} {item.run_id}  {item.run.seconds:.0f} s{why}")
+    bar.update()
+
+
+# The cluster ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[Any, dict[str, float]]]:
+    """A Dask client, and what each run must reserve of a worker: of the scheduler at that address, or of a cluster of
+    so many local workers, which ends with the block.
+
+    Raises BadInput where the scheduler cannot be reached, has no workers, or its workers cannot execute runs: without
+    this package, with another version of it, without the folder of ``results``, with several runs at a time.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    dask.config.set({"logging.distributed": "critical"})
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            here = {"dashboard_address": "localhost:0", "silence_logs": logging.CRITICAL, "memory_limit": 0}
+            with _ignoring(signal.SIGINT):  # the workers inherit it: Ctrl-C is for this process to handle
+                home = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, **here))
+            client = stack.enter_context(Client(home))
+            tqdm.write(f"{workers} workers; dashboard: {home.dashboard_link}")
+            yield client, {}
+            return
+        try:
+            client = stack.enter_context(Client(address, timeout="5s"))
+        except (OSError, ValueError, TypeError) as error:
+            raise BadInput(f"the scheduler at {address} cannot be reached; start one with: dask scheduler") from error
+        tqdm.write(f"dashboard: {client.dashboard_link}")
+        yield client, _slots(client, address, results)
+
+
+def _slots(client: Any, address: str, results: Path) -> dict[str, float]:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        raise BadInput(f"the scheduler at {address} has no workers; start one: dask worker {address} --nthreads 1")
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=results, prefix=".seen") as token:
+        about = "(__import__('inpaintlib.harness.engine', fromlist=['CODE']).CODE, __import__('os').path.exists({!r}))"
+        found = client.run(eval, about.format(token.name), on_error="return")
+    for name, about in found.items():
+        if not isinstance(about, tuple):
+            raise BadInput(f"the worker {name} cannot import inpaintlib ({about}); install it there.")
+        if about[0] != CODE:
+            raise BadInput(f"the worker {name} has another version of inpaintlib; update it and start it again.")
+        if not about[1]:
+            raise BadInput(f"the worker {name} does not see {results}; share that folder with it.")
+    if all("GPU" in worker["resources"] for worker in workers.values()):
+        return {"GPU": 1}
+    for name, worker in workers.items():
+        if worker["nthreads"] > 1:
+            raise BadInput(f"the worker {name} takes {worker['nthreads']} runs at a time; start it with --nthreads 1, "
+                           "or with --resources GPU=1.")  # fmt: skip
+    return {}
+
+
+def _ignoring(*signals: signal.Signals) -> contextlib.AbstractContextManager[None]:
+    return _handling(dict.fromkeys(signals, signal.SIG_IGN))
+
+
+def _interruptible() -> contextlib.AbstractContextManager[None]:
+    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    return _handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.default_int_handler))
+
+
+@contextlib.contextmanager
+def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _default_workers() -> int:
+    import torch
+
+    return 1 if torch.cuda.is_available() else max(1, _cores() // 2)
