@@ -1,13 +1,7 @@
 """The README says what results/claims.csv says: the text between its markers is made here, and nowhere by hand.
 
-=====================  =================================================================================================
-``scoreboard``         verdicts, counted
-``claim ID``           one claim: statement, source, verdict, what was measured
-``contradicted``       the claims of the sources that the runs contradict, one a line
-``not tested``         why claims were not tested, with the number of claims
-=====================  =================================================================================================
-
-A marker is ``<!-- NAME -->``, its end ``<!-- /claim -->``, ``<!-- /scoreboard -->`` and so on.
+``<!-- claim ID -->`` and ``<!-- /claim -->`` enclose one claim in a line; ``scoreboard`` the counted verdicts,
+``contradicted`` the claims of the sources that the runs contradict, ``not tested`` why others were not tested.
 """
 
 import re
