@@ -16,7 +16,7 @@ import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import read_json, write_atomically
 from inpaintlib.harness import runs, statistics, sweep
-from inpaintlib.harness.parameters import did_you_mean
+from inpaintlib.harness.parameters import did_you_mean, notebook_parameters
 from inpaintlib.harness.runs import Run
 
 PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
@@ -27,6 +27,10 @@ OTHER = {"id", "picture", "seed", "n_photos", "n_pictures", "hole_ratio", "pixel
 """Numbers that are no metric of their own."""
 
 
+class NoRuns(BadInput):
+    """A preset has no finished runs."""
+
+
 class Results:
     """The finished runs of one preset of a study, in the order of its sweep file.
 
@@ -34,7 +38,7 @@ class Results:
     at once, ``parts`` names the columns of per_image that tell them apart (such as the kind of mask): each part of a
     run then has a row of its own, with these columns in place of parameters of the same name.
 
-    Raises BadInput where there are none.
+    Raises NoRuns where there are none.
     """
 
     def __init__(self, study: str, preset: str, parts: Sequence[str] = (), **wanted):
@@ -49,7 +53,7 @@ class Results:
         self.parameters = list(dict.fromkeys(name for run in done for name in run.parameters))
         self.runs = runs.load_table(done)
         if self.runs.empty:
-            raise BadInput(f"results/{study}: there are no finished runs of the preset {preset!r}; make them with "
+            raise NoRuns(f"results/{study}: there are no finished runs of the preset {preset!r}; make them with "
                            f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
         if parts:
             self.runs = pd.DataFrame([part for run in self.runs.to_dict("records") for part in self._divided(run)])
@@ -163,12 +167,14 @@ class Results:
 
     @functools.cached_property
     def offered(self) -> dict[str, list]:
-        """All values that the presets of the sweep file give to each parameter that they vary."""
-        offered: dict[str, list] = {}
-        for preset in sweep.load(self.study).presets.values():
-            for name, values in (pair for grid in preset.runs for pair in grid.items()):
-                offered.setdefault(name, []).extend(value for value in values if value not in offered.get(name, []))
-        return offered
+        """All values of each parameter that any preset of the sweep file can have."""
+        plan = sweep.load(self.study)
+        offered = {name: [parameter.default] for name, parameter in notebook_parameters(plan.notebook).items()}
+        for preset in plan.presets.values():
+            for grid in (plan.parameters, preset.parameters, *preset.runs):
+                for name, values in grid.items():
+                    offered[name] += values if isinstance(values, list) else [values]
+        return {name: list(dict.fromkeys(values)) for name, values in offered.items()}
 
     @property
     def metrics(self) -> list[str]:
