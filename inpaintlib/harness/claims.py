@@ -2,8 +2,8 @@
 
 A study's sweep file lists its claims. Each has ``id``, ``source``, ``place`` (section, figure or table; not needed for
 our own), ``statement``, ``metric``, ``test`` with the test's own keys (see verdicts.py), and may have ``published`` (a
-number), ``headline``, ``by_construction`` (why it cannot fail), ``note`` (said where the verdict contradicts the source)
-and ``family`` (``published``, or ``ours``: claims of our own, a family apart for Holm's correction).
+number), ``headline``, ``by_construction`` (why it cannot fail), ``note`` (said where the verdict contradicts the
+source) and ``family`` (``published``, or ``ours``: claims of our own, a family apart for Holm's correction).
 
 A verdict takes p < .05 after Holm's correction within its family (study, preset, data set): ``reproduced`` on the
 claimed side, ``contradicted`` on the other, else ``undecided``, with the smallest distance that so many seeds would
@@ -39,18 +39,7 @@ from inpaintlib.harness.verdicts import (
     test,
 )  # fmt: skip
 
-__all__ = [
-    "CONTRADICTED",
-    "NOT_TESTED",
-    "REPRODUCED",
-    "UNDECIDED",
-    "VERDICTS",
-    "build",
-    "check",
-    "read",
-    "shown",
-    "test",
-]
+__all__ = ["CONTRADICTED", "NOT_TESTED", "REPRODUCED", "UNDECIDED", "VERDICTS", "build", "check", "read", "test"]
 
 COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "published", "ours", "ci_low", "ci_high", "p",
            "p_adjusted", "detectable", "seeds_needed", "published_inside", "wins", "cells", "below_trivial", "family",
@@ -58,9 +47,7 @@ COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "publish
            "computed", "command"]  # fmt: skip
 NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "wins", "n_seeds",
            "n_photos", "n_pictures"]  # fmt: skip
-DIRECTION = {"figure": "equal", "untestable": ""} | {
-    kind: kind for kind in ("increasing", "decreasing", "less", "equal")
-}
+DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direction themselves; else greater
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
@@ -108,9 +95,8 @@ def _rows_of(claim: dict, results: Results) -> list[dict]:
         some = [item for item in used if item.parameters.get("dataset") == dataset]
         of = {key: claim.get(key, {}) | {"dataset": dataset} for key in (("a", "b") if "a" in claim else ("where",))}
         if "dataset" in claim and dataset not in there:
-            outcome = Outcome(
-                why=f"it is about {dataset}; the runs of {results.preset} saw {', '.join(map(str, dict.fromkeys(there)))}."
-            )
+            saw = ", ".join(map(str, dict.fromkeys(there)))
+            outcome = Outcome(why=f"it is about {dataset}; the runs of {results.preset} saw {saw}.")
         else:
             why = _incomplete(some, results.states)
             outcome = Outcome(why=why) if why else test(claim | of, results)
@@ -154,7 +140,8 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
     """A row of claims.csv but for what needs the whole family."""
     published, kind = claim.get("published", math.nan), claim.get("test", "")
     row = dict.fromkeys(COLUMNS) | {n: claim.get(n) for n in ("id", "source", "place", "statement", "metric", "note")}
-    row |= {"direction": "less" if claim.get("sign") == -1 else DIRECTION.get(kind, "greater"), "published": published,
+    direction = kind if kind in ("less", "equal", "increasing", "decreasing") else DIRECTION.get(kind, "greater")
+    row |= {"direction": "less" if claim.get("sign") == -1 else direction, "published": published,
             "ours": outcome.ours, "ci_low": outcome.low, "ci_high": outcome.high, "p": outcome.p, "wins": outcome.wins,
             "cells": outcome.cells, "family": family(claim), "headline": bool(claim.get("headline")),
             "n_seeds": outcome.seeds, "study": study, "dataset": dataset, "why": outcome.why, "outcome": outcome,

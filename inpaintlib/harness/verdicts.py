@@ -18,8 +18,8 @@
 Arms are parameters with their values, such as ``{arm: ratio, ratio: 1000}``; ``{fill: Telea}`` is the trivial fill on
 the same test set; columns of per_image select photos. A comparison must hold for ``each`` value of such columns.
 
-Equality is tested by two one-sided tests. A claim about ``each`` cell takes the largest p-value over the cells or, where
-cells are opposed to it, the smallest times the number of cells.
+Equality is tested by two one-sided tests. A claim about ``each`` cell takes the largest p-value over the cells or,
+where cells are opposed to it, the smallest times the number of cells.
 """
 
 import math
@@ -286,11 +286,7 @@ def _enough(seeds: int) -> None:
 
 
 def _trend(claim: dict, results: Results) -> Outcome:
-    rows, by, sign = (
-        rows_of_arm(results, claim.get("where", {}), single=False),
-        claim["by"],
-        claim["test"] == "increasing",
-    )
+    by, rows = claim["by"], rows_of_arm(results, claim.get("where", {}), single=False)
     if by not in rows:
         raise NotTested(f"the runs have no parameter {by!r}{_near(by, rows)}")
     rows = rows.assign(value=_measured(results, claim["metric"], results.values(claim["metric"], rows)))
@@ -308,7 +304,7 @@ def _trend(claim: dict, results: Results) -> Outcome:
         return statistics.trend_size(n, levels, alpha), math.ceil(needed) if needed < statistics.MAX_SEEDS else math.inf
 
     why = f"rho of each seed: {', '.join(f'{rho:+.2f}' for rho in found.rhos)}."
-    side = 1 if (found.rho > 0) == sign and found.rho else -1
+    side = 1 if (found.rho > 0) == (claim["test"] == "increasing") and found.rho else -1
     return Outcome(found.rho, p=found.p, side=side, seeds=n, power=power, why=why)
 
 
