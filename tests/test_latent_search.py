@@ -147,47 +147,17 @@ def test_every_choice_of_the_objective_changes_its_gradient(gan, change):
 # λ
 
 
-def test_lambda_converts_to_the_same_minimum(gan):
-    """Total losses under converted settings are proportional, so every z keeps its rank."""
-    y, mask, z = photos(1), holes(1), torch.rand(5, LATENT, dtype=torch.double)
-    for context in ("l1", "l2"):
-        port = replace(QUICK, context=context)
-        losses = []
-        for reduction, signed in (("sum", True), ("mean", True), ("sum", False), ("mean", False)):
-            target = replace(port, reduction=reduction, signed=signed)
-            target = replace(target, lambda_prior=ls.convert_lambda(port, target, SIZE))
-            w = ls.pixel_weights(mask, target).double()
-            losses.append(LatentSearch(gan, target).objective(z, y, w)["total"])
-        for loss in losses[1:]:
-            ratio = loss / losses[0]
-            torch.testing.assert_close(ratio, ratio[:1].expand(5), rtol=1e-5, atol=0)
-
-
-def test_lambda_table():
-    table = ls.lambda_table(64).set_index("port")
-    assert len(table) == len(ls.PORTS)
-    assert table.loc["paper (v2)", "mean"] == pytest.approx(0.003 / 12288)
-    assert table.loc["blog, λ 1e-5", "sum [0,1]"] == pytest.approx(1e-5 * 12288)
-    assert table.loc["blog, λ 1e-5", "sum"] == pytest.approx(1e-5 * 12288 * 4)
-    assert table.loc["catalinlup", "sum"] == pytest.approx(0.003 * 12288 * 2)
-    for name, port in ls.PORTS.items():
-        own = port.reduction + ("" if port.signed else " [0,1]")
-        assert table.loc[name, own] == table.loc[name, "lambda"] == port.lambda_prior
-    with pytest.raises(BadInput, match=r"^context: "):
-        ls.convert_lambda(ls.PAPER, ls.BLOG)
-
-
 # Optimisers
 
 
 @pytest.mark.parametrize("optimiser", ["gd", "nesterov", "adam"])
 def test_optimisers_are_the_textbook_ones(gan, optimiser):
     """A search of many rows against one row and the recursions written out, as the ports have them."""
-    settings = replace(QUICK, optimiser=optimiser, clip=False, starts=2, lr=0.02, context="l2", reduction="mean")
+    settings = replace(QUICK, optimiser=optimiser, clip=False, restarts=2, lr=0.02, context="l2", reduction="mean")
     search, y, mask = LatentSearch(gan, settings), photos(), holes()
     result = search.search(y, mask, records=13, path=True)
     w = ls.pixel_weights(mask, settings).double()
-    b, k = 1, int(result.start_losses[1].argmin())
+    b, k = 1, int(result.restart_losses[1].argmin())
     z, m, v, lr = search.latents(2)[k : k + 1], 0.0, 0.0, settings.lr
     for t in range(13):
         torch.testing.assert_close(result.path[t, b : b + 1], z)
@@ -263,7 +233,7 @@ def test_finds_a_planted_latent(gan, optimiser):
     """Where G can make the photo, the search makes it: known pixels and hole."""
     truth = torch.tensor([[0.5, -0.4, 0.3, -0.2, 0.1, 0.6, -0.7, 0.2]], dtype=torch.double)
     lr = {"nesterov": 0.01, "adam": 0.05, "lbfgs": 1.0}[optimiser]
-    settings = Settings(context="l2", weights="uniform", lambda_prior=0.0, iterations=250, starts=4)
+    settings = Settings(context="l2", weights="uniform", lambda_prior=0.0, iterations=250, restarts=4)
     search = LatentSearch(gan, replace(settings, optimiser=optimiser, lr=lr))
     y = search.generate(truth)
     result = search.search(y, holes(1))
@@ -277,7 +247,7 @@ def test_finds_a_planted_latent(gan, optimiser):
 def test_a_search_changes_no_weight_and_no_buffer(gan):
     before, modes = weights_of(gan), (gan.generator.training, gan.discriminator.training)
     trainable = [p.requires_grad for p in gan.generator.parameters()]
-    LatentSearch(gan, replace(QUICK, starts=2, coarse_starts=3, coarse_iterations=2, blend=True)).inpaint(
+    LatentSearch(gan, replace(QUICK, restarts=2, coarse_restarts=3, coarse_iterations=2, blend=True)).inpaint(
         photos(), holes()
     )
     assert all(torch.equal(value, before[name]) for name, value in weights_of(gan).items())
@@ -302,14 +272,14 @@ def test_folded_networks_are_the_networks_in_eval_mode(gan):
 def test_photos_do_not_depend_on_each_other(gan, optimiser, stop):
     """Nor on how many are searched at once: together, alone, and in another order."""
     settings = replace(
-        QUICK, optimiser=optimiser, stop=stop, tolerance=0.5, starts=2, coarse_starts=4, coarse_iterations=3
+        QUICK, optimiser=optimiser, stop=stop, tolerance=0.5, restarts=2, coarse_restarts=4, coarse_iterations=3
     )
     y, mask = photos(), torch.cat([holes(2), holes(1, "half")])
     together = LatentSearch(gan, settings).search(y, mask, records=5, path=True)
     chunked = LatentSearch(gan, settings, rows=4).search(y, mask, records=5, path=True)
     order = torch.tensor([2, 0, 1])
     turned = LatentSearch(gan, settings).search(y[order], mask[order], records=5)
-    for name in ("filled", "latents", "loss", "start_losses", "coarse_losses"):
+    for name in ("filled", "latents", "loss", "restart_losses", "coarse_losses"):
         torch.testing.assert_close(getattr(chunked, name), getattr(together, name), atol=1e-7, rtol=1e-7)
         torch.testing.assert_close(getattr(turned, name), getattr(together, name)[order], atol=1e-7, rtol=1e-7)
     assert chunked.iterations == together.iterations == [0, 3, 6, 9, 12]
@@ -318,27 +288,27 @@ def test_photos_do_not_depend_on_each_other(gan, optimiser, stop):
 
 
 def test_the_seed_decides(gan):
-    settings = replace(QUICK, starts=2)
+    settings = replace(QUICK, restarts=2)
     first, again, other = (LatentSearch(gan, settings, seed=s).search(photos(), holes()) for s in (0, 0, 1))
     assert torch.equal(first.filled, again.filled)
     assert not torch.equal(first.filled, other.filled)
 
 
-def test_more_starts_contain_fewer_and_never_do_worse(gan):
-    few, many = (LatentSearch(gan, replace(QUICK, starts=k)).search(photos(), holes()) for k in (2, 6))
-    torch.testing.assert_close(many.start_losses[:, :2], few.start_losses)
+def test_more_restarts_contain_fewer_and_never_do_worse(gan):
+    few, many = (LatentSearch(gan, replace(QUICK, restarts=k)).search(photos(), holes()) for k in (2, 6))
+    torch.testing.assert_close(many.restart_losses[:, :2], few.restart_losses)
     assert (many.loss <= few.loss + 1e-9).all()
-    assert torch.equal(many.loss, many.start_losses.min(1).values)
+    assert torch.equal(many.loss, many.restart_losses.min(1).values)
 
 
 def test_keeps_the_best_iterate(gan):
     """At a rate that overshoots, what is kept is the lowest loss that was ever seen, and its latents have that loss."""
-    settings = replace(QUICK, lr=0.5, starts=3, iterations=20)
+    settings = replace(QUICK, lr=0.5, restarts=3, iterations=20)
     search, y, mask = LatentSearch(gan, settings), photos(), holes()
     result = search.search(y, mask, records=21)
     assert result.iterations == list(range(21))
-    torch.testing.assert_close(result.start_losses, result.total.min(0).values)
-    assert (result.total[-1] > result.start_losses).any()
+    torch.testing.assert_close(result.restart_losses, result.total.min(0).values)
+    assert (result.total[-1] > result.restart_losses).any()
     torch.testing.assert_close(result.total, result.context + result.prior)
     w = ls.pixel_weights(mask, settings).double()
     torch.testing.assert_close(search.objective(result.latents, y, w)["total"], result.loss)
@@ -367,22 +337,22 @@ def test_stopping_rules(gan):
 
 
 def test_rows_that_rest_stay_where_they_are(gan):
-    at_once = LatentSearch(gan, replace(QUICK, stop="l1", tolerance=1e9, starts=2))
+    at_once = LatentSearch(gan, replace(QUICK, stop="l1", tolerance=1e9, restarts=2))
     result = at_once.search(photos(), holes(), records=5, path=True)
     assert torch.equal(result.path[0], result.path[-1])
     assert torch.equal(result.total, result.total[:1].expand_as(result.total))
-    never = LatentSearch(gan, replace(QUICK, stop="l1", tolerance=1e-12, starts=2)).search(photos(), holes())
-    plain = LatentSearch(gan, replace(QUICK, starts=2)).search(photos(), holes())
+    never = LatentSearch(gan, replace(QUICK, stop="l1", tolerance=1e-12, restarts=2)).search(photos(), holes())
+    plain = LatentSearch(gan, replace(QUICK, restarts=2)).search(photos(), holes())
     assert torch.equal(never.filled, plain.filled)
 
 
-def test_coarse_to_fine_searches_on_from_the_best_cheap_starts(gan):
+def test_coarse_to_fine_searches_on_from_the_best_cheap_restarts(gan):
     y, mask = photos(), holes()
-    cheap = LatentSearch(gan, replace(QUICK, starts=6, iterations=4)).search(y, mask)
-    settings = replace(QUICK, starts=2, coarse_starts=6, coarse_iterations=4)
+    cheap = LatentSearch(gan, replace(QUICK, restarts=6, iterations=4)).search(y, mask)
+    settings = replace(QUICK, restarts=2, coarse_restarts=6, coarse_iterations=4)
     result = LatentSearch(gan, settings).search(y, mask)
-    torch.testing.assert_close(result.coarse_losses, cheap.start_losses)
-    torch.testing.assert_close(result.total[0], cheap.start_losses.sort(1).values[:, :2])
+    torch.testing.assert_close(result.coarse_losses, cheap.restart_losses)
+    torch.testing.assert_close(result.total[0], cheap.restart_losses.sort(1).values[:, :2])
     assert (result.loss < cheap.loss).all()
 
 
@@ -402,11 +372,11 @@ def test_what_lies_in_the_hole_has_no_say(gan):
 
 
 def test_bf16_iterations_end_in_exact_losses(gan):
-    """The search is coarser, the loss by which starts compete is not: it is that of the best iterate, in fp32."""
+    """The search is coarser, the loss by which restarts compete is not: it is that of the best iterate, in fp32."""
     single = copy.deepcopy(gan)
     single.generator.float()
     single.discriminator.float()
-    settings, y, mask = replace(QUICK, starts=3, lr=0.5), photos().float(), holes()
+    settings, y, mask = replace(QUICK, restarts=3, lr=0.5), photos().float(), holes()
     search = LatentSearch(single, settings, precision="bf16")
     result = search.search(y, mask)
     exact = search.objective(result.latents, y, ls.pixel_weights(mask, settings))["total"]
@@ -439,7 +409,7 @@ def test_bad_masks_and_photos(gan):
 @pytest.mark.parametrize("optimiser", ["gd", "nesterov", "adam"])
 def test_a_search_that_diverges_says_so(gan, optimiser, lr):
     search = LatentSearch(gan, replace(QUICK, optimiser=optimiser, lr=lr, clip=False))
-    with pytest.raises(BadInput, match=r"^lr: at 1.* diverged .*3 photos.* lower rate, or clip=True"):
+    with pytest.raises(BadInput, match=r"^lr: at 1.* diverged .*3 photos.* lower learning rate, or clip=True"):
         search.inpaint(photos(), holes())
 
 
@@ -447,16 +417,16 @@ def test_a_search_that_diverges_says_so(gan, optimiser, lr):
     ("name", "value"),
     [("context", "l3"), ("weights", "none"), ("prior", "wgan"), ("reduction", "max"), ("optimiser", "sgd"),
      ("stop", "l2"), ("window", 4), ("lambda_prior", -1.0), ("lr", 0.0), ("momentum", 1.0), ("iterations", -1),
-     ("tolerance", 0.0), ("starts", 0), ("coarse_iterations", -1)],
+     ("tolerance", 0.0), ("restarts", 0), ("coarse_iterations", -1)],
 )  # fmt: skip
 def test_bad_settings(name, value):
     with pytest.raises(BadInput, match=f"^{name}: .* will not do; it must be "):
         Settings(**{name: value})
 
 
-def test_fewer_cheap_starts_than_starts():
-    with pytest.raises(BadInput, match=r"^coarse_starts: 2 .* at least starts \(4\)"):
-        Settings(starts=4, coarse_starts=2)
+def test_fewer_cheap_restarts_than_restarts():
+    with pytest.raises(BadInput, match=r"^coarse_restarts: 2 .* at least restarts \(4\)"):
+        Settings(restarts=4, coarse_restarts=2)
 
 
 def test_bad_ways_of_running(gan):

@@ -21,10 +21,10 @@ from inpaintlib.training import (
     adam,
     frozen,
     generator,
+    initialise,
     initialise_dcgan,
     load_checkpoint,
     save_checkpoint,
-    seeded,
 )
 
 
@@ -36,9 +36,9 @@ class Settings:
     width: int = 64  # channels of the layer nearest the photo
     latent: int = 100  # numbers in z
     prior: str = "uniform"  # uniform: U(-1, 1) (DCGAN, Yeh) | normal: N(0, 1) (the Torch code's default)
-    d_steps: int = 1  # updates of D in a turn; the blog: 30 in its post, 15 in its code
-    g_steps: int = 1  # updates of G that end the turn; the blog 10, two ports of Yeh 2 (for 1 of D)
-    lr: float = 2e-4
+    d_steps: int = 1  # updates of D in a turn; the IFT6266 blog: 30 in its post, 15 in its code
+    g_steps: int = 1  # updates of G that end the turn; the IFT6266 blog 10, two ports of Yeh 2 (for 1 of D)
+    lr: float = 2e-4  # Adam's learning rate
     beta1: float = 0.5
     beta2: float = 0.999
 
@@ -65,7 +65,7 @@ def channels(settings: Settings) -> list[int]:
 class Generator(nn.Module):
     """G: latents (B,z) -> photos (B,3,S,S) in [-1,1].
 
-    The blog ends in a sigmoid on [0,1]; tanh on [-1,1] is the same photo, with the last weights halved.
+    The IFT6266 blog's ends in a sigmoid on [0,1]; tanh on [-1,1] is the same photo, with the last weights halved.
     """
 
     def __init__(self, settings: Settings):
@@ -75,7 +75,6 @@ class Generator(nn.Module):
         for a, b in pairwise([*widths, 3]):
             layers += [nn.BatchNorm2d(a), nn.ReLU(), nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
-        self.apply(initialise_dcgan)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z[:, :, None, None])
@@ -91,7 +90,6 @@ class Discriminator(nn.Module):
         for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, bias=False))
-        self.apply(initialise_dcgan)
 
     def forward(self, photos: Tensor) -> Tensor:
         return self.layers(photos).flatten()
@@ -124,9 +122,9 @@ class DCGAN(Trainer):
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
         self.settings, self.seed = settings, seed
         self.place(device, precision, acceleration)
-        with seeded(seed):
-            self.generator, self.discriminator = Generator(settings), Discriminator(settings)
-        for network in (self.generator, self.discriminator):
+        self.generator, self.discriminator = Generator(settings), Discriminator(settings)
+        for name in ("generator", "discriminator"):
+            network = initialise(getattr(self, name), seed, name, initialise_dcgan)
             network.to(self.device, memory_format=torch.channels_last)
         betas = (settings.beta1, settings.beta2)
         self.adam_g = adam(self.generator, settings.lr, betas, self.device)
@@ -137,13 +135,14 @@ class DCGAN(Trainer):
         """One update of D on uint8 photos (B,3,S,S), and G's updates where this step ends a turn.
 
         A turn is ``d_steps`` steps, hence as many batches of photos. Within it, ``g`` is what G would have paid on
-        the photos D was shown; at its end, what G paid at its last update.
+        the photos D was shown; at its end, what G paid at its last update, and ``g_first`` what it paid at its first.
         """
         s, n, random = self.settings, len(photos), generator(self.seed, step)
         losses = dict(self._update_d(photos=photos, z=self.latents(n, random)))
+        losses["g_first"] = losses["g"]
         if (step + 1) % s.d_steps == 0:
-            for _ in range(s.g_steps):
-                losses.update(self._update_g(z=self.latents(n, random)))
+            paid = [self._update_g(z=self.latents(n, random))["g"].clone() for _ in range(s.g_steps)]
+            losses["g_first"], losses["g"] = paid[0], paid[-1]
         return losses
 
     def update_d(self, photos: Tensor, z: Tensor) -> dict[str, Tensor]:
@@ -204,14 +203,9 @@ class DCGAN(Trainer):
             reason = str(error).splitlines()[0]
             raise BadInput(f"checkpoint: its tensors do not fit its settings ({reason}); train again") from error
 
-    def save(self, path: Path, half: bool = False) -> None:
-        """Writes G and D alone, to keep or to share; ``half``: in float16, half the size."""
+    def save(self, path: Path) -> None:
+        """Writes G and D alone, to keep or to share."""
         networks = {name: getattr(self, name).state_dict() for name in ("generator", "discriminator")}
-        if half:
-            networks = {
-                name: {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
-                for name, state in networks.items()
-            }
         save_checkpoint(path, {"kind": "dcgan", "settings": asdict(self.settings)} | networks)
 
 

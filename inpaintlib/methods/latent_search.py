@@ -7,19 +7,17 @@ for the z whose photo G(z) agrees with what is known and looks real to D:
 
 The hole is then filled from G(z*), pasted or Poisson-blended. Version 1 of the paper weights the known pixels equally
 (W = M), version 2 by how much hole their window holds. Ports differ in nearly every choice, and λ means nothing without
-the reduction of L_c and the range of the photos: :class:`Settings` has a field for each, :data:`PORTS` says who used
-what, and :func:`lambda_table` converts.
+the reduction of L_c and the range of the photos: :class:`Settings` has a field for each.
 
-All photos and all their starts are searched at once, as rows of one batch. Rows never mix (G and D in eval mode, the
-optimisers elementwise or row-wise), and every photo starts from the same latents, drawn from the seed: so a photo's
-result does not depend on the others, the starts of K = 4 are the first four of K = 16, and arms are paired.
+All photos and all their restarts are searched at once, as rows of one batch. Rows never mix (G and D in eval mode, the
+optimisers elementwise or row-wise), and every photo is searched from the same latents, drawn from the seed: so a
+photo's result does not depend on the others, the restarts of K = 4 are the first four of K = 16, and arms are paired.
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +27,7 @@ from inpaintlib import BadInput
 from inpaintlib.data import masks
 from inpaintlib.methods import poisson
 from inpaintlib.methods.dcgan import DCGAN, check_latent, draw
-from inpaintlib.training import GraphedUpdate, generator
+from inpaintlib.training import GraphedUpdate, generator, native_bf16
 
 CHOICES = {
     "context": ("l1", "l2"),
@@ -43,26 +41,26 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Every choice of one search; the defaults are the paper's (version 2), its rate that of the first port."""
+    """Every choice of one search; the defaults are Yeh 2017's, the learning rate (which they do not give) bamos's."""
 
-    context: str = "l1"  # l1 (the paper) | l2, the squared difference (the blog)
-    weights: str = "window"  # window (version 2) | uniform (version 1, the blog)
-    window: int = 7  # px, odd; the paper 7
+    context: str = "l1"  # l1 (Yeh) | l2, the squared difference (the IFT6266 blog)
+    weights: str = "window"  # window (Yeh 2017) | uniform (Yeh 2016, the IFT6266 blog)
+    window: int = 7  # px, odd; Yeh 2017 has 7
     equalise: bool = False  # scale W to the sum of M, so that both weights oppose the prior with equal force
-    prior: str = "saturating"  # saturating: log(1 - D) (the paper, the blog) | non_saturating: -log D (most ports)
+    prior: str = "saturating"  # saturating: log(1 - D) (Yeh, the IFT6266 blog) | non_saturating: -log D (ports)
     lambda_prior: float = 0.003  # λ; its meaning hangs on the next two
-    reduction: str = "sum"  # of L_c over the 3·S·S values of a photo: sum (the paper) | mean (the blog)
-    signed: bool = True  # L_c compares photos in [-1, 1] (the paper); False: in [0, 1] (the blog)
+    reduction: str = "sum"  # of L_c over the 3·S·S values of a photo: sum (Yeh) | mean (the IFT6266 blog)
+    signed: bool = True  # L_c compares photos in [-1, 1] (Yeh); False: in [0, 1] (the IFT6266 blog)
     optimiser: str = "adam"  # gd | nesterov | adam | lbfgs
-    lr: float = 0.01  # rate; lbfgs: of its first step
+    lr: float = 0.01  # learning rate; lbfgs: length of its first step
     momentum: float = 0.9  # of nesterov
     iterations: int = 1500  # steps, a gradient each; one that lbfgs takes back counts too
     clip: bool = True  # keep z in [-1, 1]
-    stop: str = "none"  # a row rests once its gradient is small: blog (max_j |g_j|) | l1 (sum_j |g_j|) | none
+    stop: str = "none"  # a restart rests once its gradient is small: blog (max_j |g_j|) | l1 (sum_j |g_j|) | none
     tolerance: float = 1e-4  # of the stopping rule
-    starts: int = 1  # K latents a photo, the best kept by total loss
-    coarse_starts: int = 0  # of so many cheap starts the best K are searched on; 0: no such round
-    coarse_iterations: int = 50  # of the cheap starts; 0 ranks them as they were drawn
+    restarts: int = 1  # K latents a photo, the best kept by total loss
+    coarse_restarts: int = 0  # of so many cheap restarts the best K are searched on; 0: no such round
+    coarse_iterations: int = 50  # of the cheap restarts; 0 ranks them as they were drawn
     blend: bool = False  # Poisson-blend G(z*) into the hole; False: paste it
 
     def __post_init__(self):
@@ -78,39 +76,17 @@ class Settings:
         require(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
         require(self.iterations >= 0, "iterations", "0 or more")
         require(self.tolerance > 0, "tolerance", "above 0")
-        require(self.starts >= 1, "starts", "at least 1")
-        require(self.coarse_starts == 0 or self.coarse_starts >= self.starts, "coarse_starts",
-                f"0 or at least starts ({self.starts})")  # fmt: skip
+        require(self.restarts >= 1, "restarts", "at least 1")
+        require(self.coarse_restarts == 0 or self.coarse_restarts >= self.restarts, "coarse_restarts",
+                f"0 or at least restarts ({self.restarts})")  # fmt: skip
         require(self.coarse_iterations >= 0, "coarse_iterations", "0 or more")
-
-
-PAPER = Settings()
-BLOG = Settings(context="l2", weights="uniform", lambda_prior=1e-5, reduction="mean", signed=False, optimiser="gd",
-                lr=0.9, iterations=250_000, clip=False, stop="blog")  # fmt: skip
-_NAG = Settings(prior="non_saturating", optimiser="nesterov")
-PORTS = {
-    "paper (v2)": PAPER,
-    "blog, λ 1e-4": replace(BLOG, lambda_prior=1e-4),
-    "blog, λ 1e-5": BLOG,
-    "blog, λ 1e-6": replace(BLOG, lambda_prior=1e-6),
-    "bamos": replace(_NAG, weights="uniform", lambda_prior=0.1, optimiser="adam", iterations=1000),
-    "moodoki": replace(_NAG, lambda_prior=0.1, iterations=1000),
-    "moodoki extensions": replace(_NAG, window=15, lambda_prior=0.2, lr=3e-4, iterations=3000),
-    "ChengBinJin": replace(_NAG, lambda_prior=3.0),
-    "KrnTneja": replace(_NAG, context="l2", window=25, lambda_prior=0.003, optimiser="adam", lr=1e-3, clip=False),
-    "catalinlup": replace(PAPER, reduction="mean", signed=False, lr=0.3, iterations=1000, clip=False),
-}
-"""Who searched how. What a field cannot say: moodoki's W is inverted by mistake (conv(M) for conv(1 - M)); its z, like
-ChengBinJin's and KrnTneja's, starts from N(0, 1), catalinlup's from U(0, 1); ChengBinJin lowers the rate by 5 % every
-100 iterations and keeps batch norm in train mode; KrnTneja's photos are grey, of 96 px and no fixed range, its |N| has
-no centre and wraps around; catalinlup means to clip, but its clamp is not in place; the paper states no rate."""
 
 
 # Objective
 
 
 def context_weights(mask: Tensor, window: int = 7) -> Tensor:
-    """W of version 2, section 3.2: the share of hole in each known pixel's window.
+    """W of version 2, section 3.2: the fraction of hole in each known pixel's window.
 
     ``W_i = Σ_{j in N(i)} (1 - M_j) / |N(i)|`` where i is known, 0 in the hole. N(i) is the window centred on i, itself
     included; neighbours outside the image are not in it, so |N(i)| is 49 inside and 16 in a corner.
@@ -124,8 +100,8 @@ def context_weights(mask: Tensor, window: int = 7) -> Tensor:
         raise BadInput(f"window: {window!r} will not do; it must be an odd number of at least 3 px")
     masks.check(mask, mask)
     hole = mask.float()
-    share = F.avg_pool2d(hole, window, stride=1, padding=window // 2, count_include_pad=False)
-    return share * (1 - hole)
+    fraction = F.avg_pool2d(hole, window, stride=1, padding=window // 2, count_include_pad=False)
+    return fraction * (1 - hole)
 
 
 def pixel_weights(mask: Tensor, settings: Settings) -> Tensor:
@@ -139,10 +115,11 @@ def pixel_weights(mask: Tensor, settings: Settings) -> Tensor:
     w = known if settings.weights == "uniform" else context_weights(mask, settings.window)
     if settings.equalise:
         w = w * (known.sum((1, 2, 3), keepdim=True) / w.sum((1, 2, 3), keepdim=True))
-    return w * _unit(settings, 3 * mask[0].numel())
+    return w * value_scale(settings, 3 * mask[0].numel())
 
 
-def _unit(settings: Settings, values: int) -> float:
+def value_scale(settings: Settings, values: int) -> float:
+    """What one |difference| (l1) or squared difference (l2) of photos in [0, 1] counts in L_c over so many values."""
     scale = (2.0 if settings.signed else 1.0) ** (2 if settings.context == "l2" else 1)
     return scale / values if settings.reduction == "mean" else scale
 
@@ -159,35 +136,6 @@ def prior_loss(logits: Tensor, kind: str = "saturating") -> Tensor:
     Their gradients by the logit are -D and -(1 - D): the saturating form does not push where D is sure of a fake.
     """
     return -F.softplus(logits) if kind == "saturating" else F.softplus(-logits)
-
-
-def lambda_table(size: int = 64) -> pd.DataFrame:
-    """The λ of each of :data:`PORTS`, as published and as it must be under other conventions for the same minimum.
-
-    ``sum`` and ``mean`` compare photos in [-1,1], ``sum [0,1]`` and ``mean [0,1]`` (the blog's) in [0,1]. Between L1
-    and L2 there is no conversion.
-    """
-    rows = []
-    for name, port in PORTS.items():
-        row = {"port": name, "context": port.context, "prior": port.prior, "reduction": port.reduction,
-               "photos": "[-1, 1]" if port.signed else "[0, 1]", "lambda": port.lambda_prior}  # fmt: skip
-        targets = {"sum": ("sum", True), "mean": ("mean", True), "sum [0,1]": ("sum", False),
-                   "mean [0,1]": ("mean", False)}  # fmt: skip
-        for column, (reduction, signed) in targets.items():
-            row[column] = convert_lambda(port, replace(port, reduction=reduction, signed=signed), size)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def convert_lambda(port: Settings, target: Settings, size: int = 64) -> float:
-    """``port``'s λ in the reduction and range of ``target``, for photos of ``size`` px; BadInput if their norms differ.
-
-    A plain gradient's rate converts the other way round (lr times the old λ over the new); Adam does not feel it.
-    """
-    if port.context != target.context:
-        raise BadInput(f"context: λ cannot be converted from {port.context} to {target.context}; keep the norm")
-    values = 3 * size**2
-    return port.lambda_prior * _unit(target, values) / _unit(port, values)
 
 
 # Optimisers, each row for itself
@@ -268,20 +216,20 @@ class Elementwise:
 
 
 class Search(NamedTuple):
-    """What a search of B photos with K starts of L numbers found; T is the number of iterations recorded."""
+    """What a search of B photos with K restarts of L numbers found; T is the number of iterations recorded."""
 
     filled: Tensor  # (B,3,S,S) in [0,1], known pixels untouched
     generated: Tensor  # (B,3,S,S) in [0,1], G(z*) whole
-    latents: Tensor  # (B,L), z* of the best start
+    latents: Tensor  # (B,L), z* of the best restart
     loss: Tensor  # (B,), its total loss
-    start_losses: Tensor  # (B,K), the best total loss of each start
-    start_latents: Tensor  # (B,K,L), where each start had it
+    restart_losses: Tensor  # (B,K), the best total loss of each restart
+    restart_latents: Tensor  # (B,K,L), where each restart had it
     iterations: list[int]  # T
     total: Tensor  # (T,B,K), losses as they went, not yet the best so far
     context: Tensor  # (T,B,K), L_c
     prior: Tensor  # (T,B,K), L_p, λ included
-    path: Tensor | None  # (T,B,L), the best start's latents as they went, for a film
-    coarse_losses: Tensor | None  # (B, coarse_starts), the best total loss of each cheap start
+    path: Tensor | None  # (T,B,L), the best restart's latents as they went, for a film
+    coarse_losses: Tensor | None  # (B, coarse_restarts), the best total loss of each cheap restart
 
 
 class LatentSearch:
@@ -290,10 +238,10 @@ class LatentSearch:
     It works on copies of G and D, in eval mode, frozen, batch norm folded into the convolutions: ``gan`` is only read.
 
     Args:
-        gan: a trained DCGAN. ``settings``: the choices. ``seed``: of the starts.
-        rows: latents searched at once, photos times starts (memory: some 3 MB each at 64 px and width 64).
-        precision: ``auto`` (bf16 on a GPU, fp32 on a CPU), ``bf16`` or ``fp32``, of the iterations; losses that decide
-            between starts, and fills, are fp32.
+        gan: a trained DCGAN. ``settings``: the choices. ``seed``: of the restarts.
+        rows: latents searched at once, photos times restarts (memory: some 3 MB each at 64 px and width 64).
+        precision: of the iterations, ``auto`` (bf16 on a GPU, and on a CPU that computes it natively), ``bf16`` or
+            ``fp32``; losses that decide between restarts, and fills, are fp32.
         acceleration: ``auto`` (``graph`` on a GPU), ``eager`` or ``graph`` (an iteration as one CUDA graph).
     """
 
@@ -305,7 +253,7 @@ class LatentSearch:
             raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
         if acceleration not in ("auto", "eager", "graph") or (acceleration == "graph" and not gpu):
             raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager or, on a GPU, graph")
-        self.bf16 = precision == "bf16" or (precision == "auto" and gpu)
+        self.bf16 = precision == "bf16" or (precision == "auto" and (gpu or native_bf16()))
         self.graph = gpu and acceleration != "eager"
         self.generator, self.discriminator = (folded(net.layers) for net in (gan.generator, gan.discriminator))
         self.dtype = next(self.generator.parameters()).dtype
@@ -329,10 +277,10 @@ class LatentSearch:
             losses["prior"] = torch.zeros_like(losses["context"])
         return losses | {"total": losses["context"] + losses["prior"]}
 
-    def latents(self, starts: int) -> Tensor:
-        """The starts (K,L) of every photo, drawn from the GAN's prior; the k-th depends on (seed, k) alone."""
+    def latents(self, restarts: int) -> Tensor:
+        """Where each photo's K restarts begin (K,L), drawn from the GAN's prior; the k-th from (seed, k) alone."""
         g = self.gan.settings
-        drawn = [draw(g.prior, 1, g.latent, generator(self.seed, k)) for k in range(starts)]
+        drawn = [draw(g.prior, 1, g.latent, generator(self.seed, k)) for k in range(restarts)]
         return torch.cat(drawn).to(self.device, self.dtype)
 
     def inpaint(self, photos: Tensor, mask: Tensor) -> Tensor:
@@ -353,7 +301,7 @@ class LatentSearch:
                            f"{size}); resize them, or train one of their size")  # fmt: skip
         if not torch.where(mask, 0, photos).isfinite().all():
             raise BadInput("photos: have known pixels that are not finite; give numbers from 0 to 1")
-        several = max(1, self.rows // max(self.settings.starts, self.settings.coarse_starts))
+        several = max(1, self.rows // max(self.settings.restarts, self.settings.coarse_restarts))
         parts = [
             self._search(*(t.to(self.device) for t in part), records, path)
             for part in zip(photos.split(several), mask.split(several), strict=True)
@@ -364,27 +312,27 @@ class LatentSearch:
         s, b, coarse = self.settings, len(photos), None
         y, w = photos.to(self.dtype), pixel_weights(mask, s).to(self.dtype)
         y = torch.where(mask, 0.5, y)  # what lies in the hole has no say, be it NaN
-        z = self.latents(s.coarse_starts or s.starts).repeat(b, 1)
-        if s.coarse_starts:
+        z = self.latents(s.coarse_restarts or s.restarts).repeat(b, 1)
+        if s.coarse_restarts:
             cheap = _Descent(self, z, y, w)
             cheap.run(s.coarse_iterations, records=2)
             coarse = cheap.best_loss.view(b, -1)
-            best = coarse.topk(s.starts, largest=False).indices
-            z = cheap.best.view(b, s.coarse_starts, -1)[torch.arange(b, device=z.device)[:, None], best].flatten(0, 1)
+            best = coarse.topk(s.restarts, largest=False).indices
+            z = cheap.best.view(b, s.coarse_restarts, -1)[torch.arange(b, device=z.device)[:, None], best].flatten(0, 1)
         descent = _Descent(self, z, y, w, path)
         descent.run(s.iterations, records)
-        (cheap if s.coarse_starts and s.coarse_iterations >= 10 else descent).check()
+        (cheap if s.coarse_restarts and s.coarse_iterations >= 10 else descent).check()
         losses = descent.best_loss.view(b, -1)
         loss, k = losses.min(1)
-        row = torch.arange(b, device=z.device) * s.starts + k
+        row = torch.arange(b, device=z.device) * s.restarts + k
         found = descent.best[row]
         generated = self.generate(found).to(photos.dtype).clamp(0, 1)
         filled = poisson.blend(photos, generated, mask) if s.blend else torch.where(mask, generated, photos)
-        curves = {name: torch.stack([kept[name] for kept in descent.kept]).view(-1, b, s.starts)
+        curves = {name: torch.stack([kept[name] for kept in descent.kept]).view(-1, b, s.restarts)
                   for name in ("total", "context", "prior")}  # fmt: skip
         film = torch.stack([kept["z"][row] for kept in descent.kept]) if path else None
-        starts = losses, descent.best.view(b, s.starts, -1)
-        return Search(filled, generated, found, loss, *starts, descent.at, **curves, path=film, coarse_losses=coarse)
+        each = losses, descent.best.view(b, s.restarts, -1)
+        return Search(filled, generated, found, loss, *each, descent.at, **curves, path=film, coarse_losses=coarse)
 
 
 class _Descent:
@@ -445,7 +393,7 @@ class _Descent:
     def settled(self, gradient: Tensor) -> Tensor:
         """(N,1): whose gradient is as small as the stopping rule asks.
 
-        The blog's ``norm(g, ord=1)`` of a 1x100 array is a matrix norm, the largest column sum: max_j |g_j|.
+        The IFT6266 blog's ``norm(g, ord=1)`` of a 1x100 array is a matrix norm, the largest column sum: max_j |g_j|.
         """
         if self.settings.stop == "none":
             return torch.zeros_like(self.active)
@@ -454,13 +402,13 @@ class _Descent:
         return norm < self.settings.tolerance
 
     def check(self) -> None:
-        """BadInput where, in 10 iterations or more, every start of a photo only rose, or ended in no number."""
+        """BadInput where, in 10 iterations or more, every restart of a photo only rose, or ended in no number."""
         first, last, iterations = self.kept[0]["total"], self.kept[-1]["total"], self.at[-1]
         lost = ~last.isfinite() | ((last > first) & (self.best_loss >= first))
         lost = int(lost.view(self.photos, -1).all(1).sum()) if iterations >= 10 else 0
         if lost:
             raise BadInput(f"lr: at {self.settings.lr!r} the search diverged (no loss of {lost} photos fell in "
-                           f"{iterations} iterations); choose a lower rate, or clip=True")  # fmt: skip
+                           f"{iterations} iterations); choose a lower learning rate, or clip=True")  # fmt: skip
 
 
 def folded(layers: nn.Sequential) -> nn.Sequential:
