@@ -1,16 +1,15 @@
-# make study: environment, pretrained networks, the quick sweep of every study, reports.   make test: the tests.
+# make study: environment, pretrained networks, one sweep over all studies, reports.   make test: the tests.
 PYTHON ?= python3
 PY := .venv/bin/python
-STUDIES := $(notdir $(basename $(wildcard notebooks/sweeps/*.yaml)))
+STUDY ?= all
 PRESET ?= quick
 
 .PHONY: study test lab full clean sweep fetch lint
 
-study: fetch
-	@for study in $(STUDIES); do $(MAKE) --no-print-directory sweep STUDY=$$study || exit $$?; done
+study: fetch sweep
 	@echo "Tables, figures and GIFs are in results/; open the notebooks with: make lab"
 
-sweep: .venv/installed
+sweep: .venv/installed # one study: make sweep STUDY=dcgan
 	$(PY) -m inpaintlib sweep $(STUDY) --preset $(PRESET)
 	$(PY) -m inpaintlib report $(STUDY) --preset $(PRESET)
 
@@ -37,5 +36,6 @@ lab: .venv/installed
 	$(PY) -m pip install --quiet --no-deps --editable .
 	touch $@
 
-clean: # trained runs, prepared photos, the environment; tables, figures and downloads stay
-	rm -rf .venv results/*/runs data/prepared
+clean: # what is not tracked of the runs (weights, pictures), prepared photos, the environment; downloads stay
+	rm -rf .venv data/prepared
+	-git clean -fdXq results

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from inpaintlib.__main__ import main
+import inpaintlib
+from inpaintlib.__main__ import duration, main
 
 
 @pytest.mark.parametrize(
@@ -22,14 +23,25 @@ from inpaintlib.__main__ import main
         ("sweep context_encoder_ratios --set ratio=-1", "ratio must be in [0, inf], not -1"),
         ("sweep context_encoder_ratios --set ratio=much", "ratio must be a number, not 'much'"),
         ("sweep context_encoder_ratios --set ratio", "--set: 'ratio' is not NAME=VALUE"),
-        ("sweep context_encoder_ratios --set fill=white", "fill must be one of zero, mean, not 'white'"),
+        ("sweep context_encoder_ratios --set reconstruction=white", "reconstruction must be one of l2, l1"),
+        ("sweep context_encoder_ratios --set ratio=7 --set ratio=8", "--set: ratio is given twice; several values"),
+        ("sweep context_encoder_ratios --set ratio=[1", "--set: '[1', the value of ratio, is not valid YAML"),
+        ("sweep context_encoder_ratios --set seed=010", "seed must be a whole number, not '010'"),
+        ("sweep context_encoder_ratios --set seed=99999999999999999999", "seed must fit into 64 bits"),
+        ("sweep context_encoder_ratios --set dataset=dmeo", "dmeo"),
+        ("sweep context_encoder_ratios --set device=warp", "device: 'warp' cannot be used here"),
+        ("sweep context_encoder_ratios --only ratio=7", "no run of the preset has ratio = 7"),
+        ("sweep context_encoder_ratios --workers 0", "workers must be at least 1, not 0"),
+        ("sweep context_encoder_ratios --scheduler tcp://127.0.0.1:9", "the scheduler at tcp://127.0.0.1:9 cannot be"),
+        ("sweep /nowhere/mine.yaml", "there is no sweep file /nowhere/mine.yaml"),
+        ("status ../..", "a study must be made of letters, digits"),
+        ("status nothing", "there is no sweep named 'nothing'"),
+        ("report my_runs", "there is no sweep named 'my_runs'"),
         ("report context_encoder_ratios --preset full", "no run of the preset 'full' is done"),
         ("bench warp_drive", "there is no benchmark 'warp_drive'"),
     ],
 )
 def test_bad_input(arguments, words, capsys, tmp_path, monkeypatch):
-    import inpaintlib
-
     monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
     assert main(arguments.split()) == 2
     error = capsys.readouterr().err
@@ -37,6 +49,28 @@ def test_bad_input(arguments, words, capsys, tmp_path, monkeypatch):
     assert error.startswith("inpaintlib: ")
     assert error.strip().count("\n") == 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400), ("2d", 172800)])
+def test_durations(text, seconds):
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "9 m", "nine", "9w"])
+def test_other_durations_are_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "dcgan", f"--time-limit={text}"])
+    assert "must be a number and s, m, h or d, such as 9m" in capsys.readouterr().err
+
+
+def test_results_must_be_a_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path / "file")
+    assert main(["status"]) == 2
+    assert "INPAINT_RESULTS must name a folder" in capsys.readouterr().err
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+    monkeypatch.setenv("INPAINT_RESULTS", "")
+    assert main(["status"]) == 2
 
 
 def test_as_a_process():

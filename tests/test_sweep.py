@@ -1,5 +1,6 @@
 """Sweeps: strict files, plans, and processes that fail, hang, are killed and are interrupted."""
 
+import contextlib
 import json
 import math
 import os
@@ -459,8 +460,12 @@ def start(*arguments, results=None, **more):
 
 def family(process):
     """The process and all that it started, but multiprocessing's own helpers, which end a moment after their parent."""
-    everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    return [one.pid for one in everyone if "resource_tracker" not in " ".join(one.cmdline())]
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [one.pid] * ("resource_tracker" not in " ".join(one.cmdline()))
+    return found
 
 
 def test_an_interrupted_sweep_leaves_no_process_and_resumes(study):

@@ -211,6 +211,11 @@ def finished(study: str, preset: str, **wanted: Any) -> Run:
                        f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
     if len(there) > 1:
         raise BadInput(f"{study}: {len(there)} runs of the preset {preset!r} have {which}; name one arm of them.")
+    if not (there[0].folder / "weights.pt").exists():
+        values = " ".join(f"{name}={show(value)!r}" for name, value in wanted.items())
+        raise BadInput(f"{study}: the weights of {there[0].id} are not here; train it again with "
+                       f"python -m inpaintlib sweep {study} --preset {preset} --rerun done "
+                       f"--only {values}")  # fmt: skip
     return there[0]
 
 
