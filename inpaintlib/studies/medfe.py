@@ -83,6 +83,13 @@ def trained_codes(settings: medfe.Settings, study: str, preset: str, device: str
     return tuple(CAE.load(folder / "weights.pt", device) for folder in found)
 
 
+def part_of(test_set: TestSet, n: int) -> TestSet:
+    """n photos (at most all) evenly spaced in a test set, with their holes."""
+    rows = torch.linspace(0, len(test_set) - 1, min(n, len(test_set))).round().long().tolist()
+    names = ([of[row] for row in rows] for of in (test_set.ids, test_set.pictures))
+    return TestSet.make(test_set.name, test_set.photos[rows], test_set.masks(rows), *names)
+
+
 # What a branch holds
 
 
@@ -140,8 +147,10 @@ def probe_branches(method: MEDFE, train: Tensor, test_set: TestSet) -> dict[str,
     """What the filled features hold, by the names at the top, with ``_texture`` and ``_structure`` behind those of a
     branch; nothing where holes are so thin that no patch lies in one.
 
-    ``train``: uint8 photos (n,3,S,S) to fit the probes on, under the method's training holes.
+    ``train``: uint8 photos (n,3,S,S) to fit the probes on, under the method's training holes; they are tested on at
+    most as many photos of the test set.
     """
+    test_set = part_of(test_set, len(train))
     bank = method.bank.cpu()
     holes = bank[torch.arange(len(train)) % len(bank)], test_set.masks()
     maps = [_filled(method, *pair) for pair in zip((train, test_set.photos), holes, strict=True)]
