@@ -71,7 +71,8 @@ def execute(job: Job, *after: Any) -> str:
         elif time.monotonic() > end:
             stopped = "hung"
     _stop(process, GRACE if stopped else 0.0)
-    if stopped != "cancelled" and process.exitcode not in (0, ELSEWHERE) and not job.item.run.done:
+    failed = stopped == "hung" or (not stopped and process.exitcode not in (0, ELSEWHERE))
+    if failed and not job.item.run.done:
         with contextlib.suppress(BadInput):  # another process has it, or the disk is full: then its status says so
             job.item.run.fail(_death(process.exitcode, job.limit if stopped else None))
     return "elsewhere" if process.exitcode == ELSEWHERE else job.item.run.status()
