@@ -226,9 +226,12 @@ def _pair(claim: dict, results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = [rows_of_arm(results, claim[key]) for key in ("a", "b")]
     trained = [rows for rows, key in zip(found, "ab", strict=True) if "fill" not in claim[key]]
     seeds = set.intersection(*(set(rows["seed"]) for rows in trained)) if trained else set()
-    found = [rows[rows["seed"].isin(seeds)] if "fill" not in claim[key] else rows
+    measured = {name for rows in trained for name in rows["test_set"]}
+    found = [rows[rows["seed"].isin(seeds) if "fill" not in claim[key] else rows["test_set"].isin(measured)]
              for rows, key in zip(found, "ab", strict=True)]  # fmt: skip
     _enough(len(seeds))
+    if not all(map(len, found)):
+        raise NotTested("the trivial fills were not measured on this test set.")
     same = "test_set" if claim.get("same_pixels", True) else "n_photos"
     if len({*found[0][same], *found[1][same]}) != 1:
         raise NotTested("the arms were measured on different test sets" if same == "test_set" else
