@@ -5,9 +5,10 @@ a window with anything valid makes its centre valid, so that holes close from la
 a discriminator, on pixels and on VGG-16's features (Eq. 7).
 
 In this file maps are *valid* maps, True = known, as the paper's M; outside of it masks are holes, True = missing.
-Photos enter and leave the network normalised per channel with ImageNet's mean and deviation (:class:`UNet`); every
-loss sees [0, 1]. Not followed: NVIDIA's training masks, which a user may pass as the mask ``bank``; ours are
-`masks.irregular`.
+Photos enter and leave the network normalised per channel with ImageNet's mean and deviation (:class:`UNet`). The pixel
+terms compare photos in [0, 1] (times ``pixel_scale``), and VGG is given [0, 1] too unless ``vgg_input`` says otherwise:
+the paper does not say which, and with these the total lies between 0 and 3, as the authors' did (notebook 21). Training
+holes are `masks.irregular` unless a ``bank`` of others, such as NVIDIA's, is given.
 """
 
 import math
@@ -341,7 +342,7 @@ class PartialConvNet(Trainer):
         return self._update(photos=photos, holes=self.holes(len(photos), step))
 
     def _enter_stage(self, second: bool) -> None:
-        """The lower rate and the frozen statistics of the second stage, or back; a captured graph holds both."""
+        """The second stage's lower learning rate and frozen batch norm, or back; a captured graph holds both."""
         if second == self.second_stage:
             return
         self.second_stage = self.network.frozen_encoder_norm = second
