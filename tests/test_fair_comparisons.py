@@ -30,11 +30,11 @@ def method(notebook: str, parameters: dict):
     if notebook[:2] in ("20", "41"):
         options["vgg"] = nn.Sequential(*(nn.Conv2d(3, 3, 1) if i == 0 else nn.Identity() for i in range(31)))
     if notebook[:2] == "41" and parameters["constraint"].startswith("cae"):
-        codes = autoencoder.Settings
-        options["codes"] = tuple(
-            autoencoder.CAE(codes(kind=kind, width=small["width"] // 2), device="cpu", precision="fp32")
-            for kind in autoencoder.KINDS
-        )
+        width = small["width"] // 2
+        pair = [autoencoder.CAE(autoencoder.Settings(kind=k, width=width), device="cpu") for k in autoencoder.KINDS]
+        for cae in pair if parameters["constraint"] != "cae_reinitialised" else ():
+            cae.network.shown += 1  # as if it were trained
+        options["codes"] = tuple(pair)
     chosen = settings(**{name: parameters[name] for name in names} | small)
     return getattr(*kind)(chosen, seed=parameters["seed"], **options)
 
