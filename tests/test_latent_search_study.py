@@ -67,6 +67,7 @@ def finished_run(folder, study="dcgan", run_id="seed=0", done=True, metrics=None
     parameters = {"preset": "quick", "arm": "paper", "dataset": "demo", "seed": 0} | parameters
     write_json(run.folder / "params.json", parameters)
     if done:
+        (run.folder / "weights.pt").touch()
         run.finish(metrics or {"psnr": 1.0}, pd.DataFrame(rows or [{"id": "a"}]))
     return run.folder
 
@@ -100,14 +101,13 @@ def test_reports_take_the_largest_preset_that_has_a_finished_run(results):
 
 def test_the_gan_of_a_run_at_a_length(results, gan):
     networks = finished_run(results) / "networks"
-    with pytest.raises(BadInput, match="its networks are gone"):
-        searching.trained_gan("dcgan", "quick", seed=0)
     networks.mkdir()
+    gan.save(networks.parent / "weights.pt")
     gan.save(networks / "000016.000.pt")
-    DCGAN(dcgan.Settings(size=SIZE, width=2, latent=LATENT), device="cpu").save(networks / "000003.200.pt")
+    DCGAN(dcgan.Settings(size=SIZE, width=2, latent=LATENT), device="cpu").save(networks / "000003.264.pt")
     widths = [searching.trained_gan("dcgan", "quick", kimg, "cpu", seed=0).settings.width for kimg in (0.0, 16.0, 3.2)]
-    assert widths == [4, 4, 2]
-    with pytest.raises(BadInput, match=r"kept no network after 5 kimg; it has 3\.2, 16"):
+    assert widths == [4, 4, 2]  # a whole step may end a little after what was asked for
+    with pytest.raises(BadInput, match=r"kept no network after 5 kimg; it has 3\.264, 16"):
         searching.trained_gan("dcgan", "quick", 5.0, seed=0)
 
 

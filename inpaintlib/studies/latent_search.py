@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -50,15 +51,13 @@ def trained_gan(study: str, preset: str, kimg: float = 0.0, device: str = "auto"
     Raises BadInput where there is no such run, naming the command that makes it, and for a length it did not keep.
     """
     run = sweep.finished(study, preset, **wanted)
+    if not kimg:
+        return dcgan.load(run.folder / "weights.pt", device)
     kept = {float(path.stem): path for path in sorted((run.folder / "networks").glob("*.pt"))}
-    near = [length for length in kept if abs(length - kimg) <= 0.1] if kimg else [max(kept, default=None)]
-    if not kept:
-        raise BadInput(f"{run.folder}: its networks are gone; delete the folder and make the run again with "
-                       f"python -m inpaintlib sweep {study} --preset {preset}")  # fmt: skip
-    if not near:
-        raise BadInput(f"gan_kimg: {run.folder} kept no network after {kimg:g} kimg; it has "
-                       f"{', '.join(f'{length:g}' for length in kept)}")  # fmt: skip
-    return dcgan.load(kept[near[0]], device)
+    if near := [path for length, path in kept.items() if abs(length - kimg) <= 0.1]:
+        return dcgan.load(near[0], device)
+    lengths = ", ".join(f"{length:g}" for length in kept) or "none"
+    raise BadInput(f"gan_kimg: {run.folder} kept no network after {kimg:g} kimg; it has {lengths}")
 
 
 def baselines(regions: str, study: str, preset: str, device: str = "auto", **wanted) -> dict[str, Inpainter]:
@@ -287,6 +286,27 @@ def blended_row(known: list[float], source: list[float]) -> pd.DataFrame:
     mask[..., [0, -1]] = False
     shown = {"source g": g, "pasted": torch.where(mask, g, y), "blended x": poisson.blend(y, g, mask)}
     return pd.DataFrame({label: row.flatten().numpy() for label, row in shown.items()})
+
+
+def by_mask(table: pd.DataFrame, masks: list[str], metrics: dict[str, str]) -> plt.Figure:
+    """Means and intervals of metrics (name -> label), a panel each, a place for each mask and a colour for each fill.
+
+    ``table``: rows of a tidy table with ``fill`` and ``mask``.
+    """
+    metrics = {name: label for name, label in metrics.items() if name in set(table["metric"])}
+    figure, axes = figures.subplots(1, len(metrics), figsize=(4.6 * len(metrics), 3.2), squeeze=False)
+    fills = list(dict.fromkeys(table["fill"]))
+    for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
+        for i, fill in enumerate(fills):
+            rows = table[(table["metric"] == metric) & (table["fill"] == fill)].set_index("mask").reindex(masks)
+            ends = [(rows["value"] - rows["ci_low"]).clip(0), (rows["ci_high"] - rows["value"]).clip(0)]
+            places = [j + 0.1 * (i - (len(fills) - 1) / 2) for j in range(len(masks))]
+            colour = figures.PALETTE[i % len(figures.PALETTE)]
+            ax.errorbar(places, rows["value"], [end.fillna(0) for end in ends], fmt="o", color=colour, label=fill)
+        ax.set_xticks(range(len(masks)), [mask.replace("_", " ") for mask in masks])
+        ax.set(title=label)
+    axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
 
 
 # What the ports chose
