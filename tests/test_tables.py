@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from inpaintlib import BadInput
+from inpaintlib import BadInput, metrics
 from inpaintlib.harness import statistics, tables
 from inpaintlib.harness.tables import Results
 from tests.toy_study import Toy
@@ -74,6 +74,18 @@ def test_pooled_psnr_has_an_interval_over_pictures_in_decibel():
     found = tables.over_pictures("psnr_pooled", -10 * math.log10(0.02), frame)
     assert (found.low, found.high) == pytest.approx((-10 * math.log10(0.03), 20))
     assert np.isnan(tables.over_pictures("kid", 0.1, frame).low)
+
+
+def test_summaries_of_groups_are_those_of_metrics():
+    rng = np.random.default_rng(0)
+    names = ["hole_ratio", "mse", "mse_hole", "psnr", "psnr_hole", "ssim", "ssim_hole", "l1", "l1_hole", "laplacian",
+             "laplacian_truth", "sharpness", "seam", "lpips", "detail"]  # fmt: skip
+    photos = pd.DataFrame({name: rng.random(12) for name in names})
+    photos = photos.assign(id="x", picture=list("aabbccddeeff"), pixels=64, size=[0, 1] * 6)
+    found = tables.summaries(photos, ["size"])
+    for size, some in photos.groupby("size"):
+        assert metrics.summarise(some).items() <= {k: pytest.approx(v) for k, v in found.loc[size].items()}.items()
+        assert found.loc[size, "detail"] == pytest.approx(some["detail"].mean())
 
 
 def test_trivial_fills_stand_behind_the_runs_and_in_the_first_sentence(toy):

@@ -56,7 +56,7 @@ DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direct
 def study_rows(study: str, presets: list[str]) -> pd.DataFrame:
     """All rows of a study's claims in these presets, as claims.csv has them. A claim that no preset can say anything
     about, and one that is malformed, has one row without a preset."""
-    plan, rows, seen = sweep.load(study), [], set()
+    plan, rows, seen = tables.load(study), [], set()
     results = {}
     for preset in presets:
         try:
@@ -214,10 +214,15 @@ def _judged(rows: pd.DataFrame) -> pd.DataFrame:
 def command(study: str, preset: str) -> str:
     """What makes a row again: the sweeps that the study needs, its own, and its report."""
     base, *changed = preset.split("+")
-    needed = [plan.study for plan in sweep.in_order([study]) if base in plan.presets]
+    needed = [name for name in _needs(study) if base in tables.load(name).presets]
     options = " ".join([f"--preset {base}", *(["--set", *changed] if changed else [])])
     steps = [f"sweep {name} {options if name == study else f'--preset {base}'}" for name in needed]
     return " && ".join(f"python -m inpaintlib {step}" for step in [*steps, f"report {study} --preset {preset}"])
+
+
+def _needs(study: str) -> list[str]:
+    """The studies whose runs this one builds on, each after what it needs itself, and the study."""
+    return list(dict.fromkeys([*(name for need in tables.load(study).needs for name in _needs(need)), study]))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -226,7 +231,8 @@ def command(study: str, preset: str) -> str:
 def studies() -> list[str]:
     """The studies with a sweep file, in the order of their notebooks."""
     files = (inpaintlib.ROOT / "notebooks" / "sweeps").glob("*.yaml")
-    return [plan.study for plan in sorted(map(sweep.load, files), key=lambda plan: plan.notebook.name)]
+    plans = [tables.load(file.stem) for file in files]
+    return [plan.study for plan in sorted(plans, key=lambda plan: plan.notebook.name)]
 
 
 def build() -> pd.DataFrame:
@@ -237,7 +243,7 @@ def build() -> pd.DataFrame:
 
 def presets_of(study: str) -> list[str]:
     """The presets of a sweep file that verdicts come from, by size: ``smoke`` shows that all runs, not what is true."""
-    there = sweep.load(study).presets
+    there = tables.load(study).presets
     return [name for name in tables.PRESETS if name in there and name != "smoke"]
 
 

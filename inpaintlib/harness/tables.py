@@ -22,6 +22,7 @@ from inpaintlib.harness.runs import Run
 PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
 FILLS = MEAN_COLOUR, TELEA, *_ = ("mean colour", "Telea", "membrane", "mid-grey")
 TIMES = ("seconds", "training_seconds", "images_per_second", "seconds_per_photo", "peak_memory_gb", "rtv_ms", "code_ms")
+POOLED = ("psnr_pooled", "psnr_hole_pooled")
 OTHER = {"id", "picture", "seed", "n_photos", "n_pictures", "hole_ratio", "pixels", "mse", "mse_hole", "laplacian",
          "laplacian_truth"}  # fmt: skip
 """Numbers that are no metric of their own."""
@@ -62,12 +63,8 @@ class Results:
         """A run's row for each of its parts: what its photos say stands for the metrics."""
         keep = {*self.parameters, *OTHER, "run_id", "status", "test_set"}
         common = {name: v for name, v in run.items() if name in keep or isinstance(v, str)}
-        rows = []
-        for values, photos in _per_image(self.study, run["run_id"]).groupby(self.parts, sort=False):
-            part = dict(zip(self.parts, values, strict=True))
-            part |= {"test_set": photos["test_set"].iloc[0]} if "test_set" in photos else {}
-            rows.append(common | _summary(photos.drop(columns=self.parts)) | part)
-        return rows
+        photos = _per_image(self.study, run["run_id"])
+        return [common | part for part in summaries(photos, self.parts).reset_index().to_dict("records")]
 
     @functools.cached_property
     def fills(self) -> pd.DataFrame:
@@ -82,7 +79,8 @@ class Results:
                     continue
                 seen.add(key)
                 part = {name: row[name] for name in (*self.parts, "dataset", "test_set") if name in row}
-                found = _summary(photos := photos.iloc[list(places)]) if self.parts else metrics
+                photos = photos.iloc[list(places)]
+                found = summaries(photos.assign(part=0), ["part"]).iloc[0].to_dict() if self.parts else metrics
                 name = f"{arm} {len(seen)}"
                 rows.append(found | part | {"arm": arm, "fill": arm, "run_id": name, "preset": self.preset})
                 self._fill_photos[name] = photos
@@ -109,10 +107,12 @@ class Results:
         """
         of_fill = "fill" in wanted and "fill" not in self.parameters
         rows = self.fills if of_fill else self.runs
-        for name, value in wanted.items():
-            if name not in rows:
-                raise BadInput(f"the runs of {self.study} have no parameter {name!r}{did_you_mean(name, self.runs)}.")
-            rows = rows[rows[name] == value]
+        if unknown := [name for name in wanted if name not in rows]:
+            near = did_you_mean(unknown[0], self.runs)
+            raise BadInput(f"the runs of {self.study} have no parameter {unknown[0]!r}{near}")
+        rows = rows[
+            np.logical_and.reduce([np.ones(len(rows), bool), *(rows[n] == value for n, value in wanted.items())])
+        ]
         return rows if of_fill else rows.sort_values("seed", ignore_index=True)
 
     def folders(self, **wanted) -> list[Path]:
@@ -168,7 +168,7 @@ class Results:
     @functools.cached_property
     def offered(self) -> dict[str, list]:
         """All values of each parameter that any preset of the sweep file can have."""
-        plan = sweep.load(self.study)
+        plan = load(self.study)
         offered = {name: [parameter.default] for name, parameter in notebook_parameters(plan.notebook).items()}
         for preset in plan.presets.values():
             for grid in (plan.parameters, preset.parameters, *preset.runs):
@@ -234,18 +234,40 @@ def measured(frame: pd.DataFrame, others: set[str] = frozenset()) -> list[str]:
 def over_pictures(metric: str, value: float, photos: pd.DataFrame) -> statistics.Interval:
     """A metric of one set of photos with its interval over pictures; no interval where photos have no such value."""
     pictures = photos["picture"] if "picture" in photos else photos.get("id")
-    if metric == "sharpness" and "laplacian" in photos:
-        return statistics.bootstrap(photos["laplacian"], pictures, photos["laplacian_truth"])
-    if metric in ("psnr_pooled", "psnr_hole_pooled") and "pixels" in photos:
-        hole = "hole" in metric
-        weights = photos["pixels"] * (photos["hole_ratio"] if hole else 1)
-        found = statistics.bootstrap(photos["mse_hole" if hole else "mse"] * weights, pictures, weights)
-        high, low = -10 * np.log10([found.low, found.high])
-        return statistics.Interval(value, float(low), float(high), found.n)
+    if sums := _sums(metric, photos):
+        found = statistics.bootstrap(sums[0], pictures, sums[1])
+        ends = [found.low, found.high] if metric == "sharpness" else sorted(-10 * np.log10([found.low, found.high]))
+        return statistics.Interval(value, float(ends[0]), float(ends[1]), found.n)
     if metric in photos and np.isclose(photos[metric].mean(), value, rtol=1e-4):
         known = photos[metric].notna()
         return statistics.bootstrap(photos[metric][known], None if pictures is None else pictures[known])
     return statistics.Interval(value, np.nan, np.nan, 1)
+
+
+def _sums(metric: str, photos: pd.DataFrame) -> tuple[pd.Series, pd.Series] | None:
+    """What is summed over photos, and what that is divided by, of the metrics that are no mean over photos."""
+    if metric == "sharpness" and "laplacian" in photos:
+        return photos["laplacian"], photos["laplacian_truth"]
+    if metric in POOLED and "pixels" in photos:
+        weights = photos["pixels"] * (photos["hole_ratio"] if "hole" in metric else 1)
+        return photos["mse_hole" if "hole" in metric else "mse"] * weights, weights
+    return None
+
+
+def summaries(photos: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The metrics of each group of photos, a row a group: what `metrics.summarise` makes of them, and the means of
+    their other numbers."""
+    groups = photos.groupby(by, sort=False)
+    table = groups.mean(numeric_only=True).drop(columns=["id", "picture"], errors="ignore")
+    for metric in ("sharpness", *POOLED):
+        if sums := _sums(metric, photos):
+            above, below = (part.groupby([photos[name] for name in by], sort=False).sum() for part in sums)
+            table[metric] = above / below.where(below > 0)
+            table[metric] = table[metric] if metric == "sharpness" else -10 * np.log10(table[metric])
+    counts = {"n_photos": groups.size()}
+    counts |= {"n_pictures": groups["picture"].nunique()} if "picture" in photos else {}
+    counts |= {"test_set": groups["test_set"].first()} if "test_set" in photos and "test_set" not in by else {}
+    return table.assign(**counts)
 
 
 def n_pictures(row: pd.Series, results: Results) -> int:
@@ -346,22 +368,22 @@ def readable(table: pd.DataFrame, by: str, metrics: dict[str, int], name=str) ->
     return pd.DataFrame(rows)
 
 
+def load(study: str) -> sweep.Sweep:
+    """The sweep file of a study, read once as long as it does not change: YAML is slow to read."""
+    path = inpaintlib.ROOT / "notebooks" / "sweeps" / f"{study}.yaml"
+    return _load(path, path.stat().st_mtime_ns) if path.exists() else sweep.load(study)
+
+
+@functools.lru_cache(maxsize=64)
+def _load(path: Path, changed: int) -> sweep.Sweep:
+    return sweep.load(path)
+
+
 def _plan(study: str, preset: str) -> list[sweep.Planned]:
     """The runs that the sweep file asks for, as it stands now; none where it has no such preset."""
     if not (inpaintlib.ROOT / "notebooks" / "sweeps" / f"{study}.yaml").exists():
         return []
-    plan = sweep.load(study)
-    return sweep.plan(plan, preset) if preset in plan.presets else []
-
-
-def _summary(photos: pd.DataFrame) -> dict[str, float]:
-    """The metrics of these photos: what `metrics.summarise` makes of them, and the means of their other numbers."""
-    means = photos.drop(columns=["id", "picture"], errors="ignore").select_dtypes("number").mean().to_dict()
-    if {"pixels", "hole_ratio", "mse", "mse_hole", "laplacian", "laplacian_truth"} <= set(photos):
-        from inpaintlib.metrics import summarise  # imports torch
-
-        means |= summarise(photos.assign(picture=photos["picture"] if "picture" in photos else photos.get("id", 0)))
-    return means | {"n_photos": len(photos)}
+    return sweep.plan(load(study), preset) if preset in load(study).presets else []
 
 
 def _per_image(study: str, run_id: str) -> pd.DataFrame:
