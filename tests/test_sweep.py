@@ -537,7 +537,10 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     while kills:
         if process is None or process.poll() is not None:
             process = start(*arguments, results=tmp_path / "rough")
-        end = time.monotonic() + chance.uniform(0.5, 12)
+        if chance.random() < 0.5:  # while runs are executed, else at any moment
+            with contextlib.suppress(AssertionError):
+                wait_for(lambda: list(tmp_path.glob("rough/*/runs/*/running.lock")), 30)
+        end = time.monotonic() + chance.uniform(0, 6)
         while time.monotonic() < end and process.poll() is None:
             everyone |= set(family(process))
             time.sleep(0.1)
