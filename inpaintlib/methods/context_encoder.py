@@ -2,7 +2,7 @@
 
 An encoder-decoder F sees a photo x with a hole and predicts what was there; a discriminator D tells predictions
 from truth. The joint loss (Eq. 3) is ``L = lambda_rec L_rec + lambda_adv L_adv``. Three sources describe it, and
-they differ: the paper, its Lua code, and the student report whose Table 1 this study rebuilds ("the report").
+they differ: the paper, its Lua code, and Meneust & Pinto 2024, whose Table 1 this study rebuilds ("the report").
 Where they do, this file has a parameter, and :class:`Settings` says who used which value.
 
 The report halves D's loss; we leave that out, because Adam's steps do not depend on a loss's scale. Nor do we follow
@@ -38,15 +38,13 @@ class Settings:
     """
 
     size: int = 128  # px, a power of two; paper and Lua 128, the report scales everything to 128
-    region: str = "centre"  # a key of REGIONS; centre: F predicts the patch only, else the whole photo
+    region: str = "centre"  # one of REGIONS; centre: F predicts the patch only, else the whole photo
     ratio: float = 999.0  # lambda_rec / lambda_adv; 0 = adversarial only, inf = reconstruction only
     reconstruction: str = "l2"  # l2 (Eq. 1, a mean as in Lua) | l1 (the paper) | l2_sum (the report's first try)
     overlap: int = 7  # px of band inside the patch's edge; paper and report 7, Lua 4 (its default: 0)
     overlap_visible: bool = False  # paper and Lua: True (the hole is smaller than the patch); the report: False
     overlap_weight: float = 10.0  # of the reconstruction in the band; random regions: of the known pixels
-    placeholder: str = (
-        "zero"  # what F sees in the hole: zero (paper 3.3, report: mid-grey, 0 of [-1, 1]) | mean (paper 4, Lua)
-    )
+    placeholder: str = "zero"  # what F sees in the hole: zero, mid-grey (paper 3.3, report) | mean (paper 4, Lua)
     lr: float = 2e-4  # of D
     generator_lr_factor: float = 10.0  # F's learning rate over D's; paper, Lua 10 (Lua: 1 at ratio 0 and infinity)
     beta1: float = 0.5
@@ -54,7 +52,7 @@ class Settings:
     width: int = 64  # channels of the first layer; 64 in the paper
     bottleneck: int = 4000  # units; Lua's default is 100; 0 = channel-wise fully connected (paper 3.1)
     noise: int = 0  # units of N(0, 1) noise beside the bottleneck; Lua's option uses 100
-    pooling: bool = False  # the encoder's convolutions keep the size and a pooling layer halves it (paper 5: coarser)
+    pooling: bool = False  # the encoder's convolutions keep the size and a pooling layer halves it (paper 4: coarser)
     conditional: bool = False  # D also sees the photo with its hole (Lua's conditionAdv; the paper rejects it)
     composite: bool = False  # D sees the prediction pasted into its photo, and not the prediction alone
 
