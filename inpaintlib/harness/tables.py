@@ -43,7 +43,7 @@ class Results:
     """
 
     def __init__(self, study: str, preset: str, parts: Sequence[str] = (), **wanted):
-        self.study, self.preset, self.parts = study, preset, list(parts)
+        self.study, self.preset, self.parts, self._found = study, preset, list(parts), {}
         self.folder = inpaintlib.RESULTS / study
         self.plan = _plan(study, preset)
         place = {item.run_id: i for i, item in enumerate(self.plan)}
@@ -100,20 +100,26 @@ class Results:
             photos = photos[photos[part] == row[part]]
         return photos
 
+    @functools.cached_property
+    def photo_columns(self) -> list[str]:
+        """The columns of per_image, of the first run."""
+        return list(_per_image(self.study, self.runs["run_id"].iloc[0]))
+
     def where(self, **wanted) -> pd.DataFrame:
         """The runs whose parameters have these values, by seed; of ``fill``, those of a trivial fill.
 
         Raises BadInput for a name that is neither parameter nor part.
         """
         of_fill = "fill" in wanted and "fill" not in self.parameters
-        rows = self.fills if of_fill else self.runs
+        rows, key = self.fills if of_fill else self.runs, tuple(wanted.items())
         if unknown := [name for name in wanted if name not in rows]:
             near = did_you_mean(unknown[0], self.runs)
             raise BadInput(f"the runs of {self.study} have no parameter {unknown[0]!r}{near}")
-        rows = rows[
-            np.logical_and.reduce([np.ones(len(rows), bool), *(rows[n] == value for n, value in wanted.items())])
-        ]
-        return rows if of_fill else rows.sort_values("seed", ignore_index=True)
+        if key not in self._found:
+            for name, value in wanted.items():
+                rows = rows[rows[name].to_numpy() == value]
+            self._found[key] = rows if of_fill else rows.sort_values("seed", ignore_index=True)
+        return self._found[key]
 
     def folders(self, **wanted) -> list[Path]:
         return [Run(self.study, run_id).folder for run_id in self.where(**wanted)["run_id"]]
@@ -411,5 +417,11 @@ def _read_trivial(folder: Path, changed: int) -> dict[str, tuple[dict, pd.DataFr
 
 
 def version(study: str, run_id: str) -> str:
+    """The commit of the code that made a run, where its env.json says one."""
     env = Run(study, run_id).folder / "env.json"
-    return (read_json(env).get("git_commit") if env.exists() else None) or "unknown"
+    return _read_version(env, env.stat().st_mtime_ns) if env.exists() else "unknown"
+
+
+@functools.lru_cache(maxsize=8192)
+def _read_version(env: Path, changed: int) -> str:
+    return read_json(env).get("git_commit") or "unknown"

@@ -131,10 +131,12 @@ def test(claim: dict, results: Results) -> Outcome:
 def divided(claim: dict, results: Results) -> Results:
     """The results with a row for each part of a run that the claim tells apart: the columns of per_image that it names,
     and those that are also parameters (one run searched for several arms, say)."""
-    first = results.photos(results.runs.iloc[0]) if not results.parts else pd.DataFrame(columns=results.parts)
+    if results.parts:
+        return results
     named = {*claim.get("each", []), *filter(None, [claim.get("by")]), *(n for arm in arms(claim) for n in arm)}
-    parts = tuple(n for n in first if n in named or (n in results.parameters and n not in ("seed", "dataset")))
-    if not parts or results.parts:
+    parts = tuple(name for name in results.photo_columns
+                  if name in named or (name in results.parameters and name not in ("seed", "dataset")))  # fmt: skip
+    if not parts:
         return results
     if parts not in (kept := results.__dict__.setdefault("divisions", {})):
         kept[parts] = Results(results.study, results.preset, parts)
@@ -273,7 +275,7 @@ def _by_seed(results: Results, metric: str, where: dict) -> np.ndarray:
 def _measured(results: Results, metric: str, values: np.ndarray) -> np.ndarray:
     if np.isfinite(values).all():
         return values
-    if (known := {*results.runs, *results.photos(results.runs.iloc[0])}) and metric in known:
+    if (known := {*results.runs, *results.photo_columns}) and metric in known:
         raise NotTested(f"{(~np.isfinite(values)).sum()} of {len(values)} runs did not measure {metric}.")
     raise NotTested(f"these runs did not measure {metric!r}{_near(metric, known)}")
 
