@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from inpaintlib import BadInput
-from inpaintlib.harness import claims, statistics
+from inpaintlib.harness import claims, report, statistics
 from inpaintlib.harness.claims import CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
 from inpaintlib.harness.tables import Results
 from tests.toy_study import PRESETS, RUNS, Toy
@@ -396,3 +396,32 @@ def test_a_run_of_several_arms_is_divided_by_the_columns_that_name_them(toy):
     assert rows.loc["masks", ["ours", "verdict"]].tolist() == [0, UNDECIDED]
     assert rows.loc["unclear", "why"].startswith("several runs of one seed have arm = telea")
     assert rows.loc["speed", ["ours", "verdict"]].tolist() == [pytest.approx(3), REPRODUCED]
+
+
+def test_a_report_is_of_the_largest_complete_preset(toy):
+    assert report.reported("toy") == "smoke"
+    toy.finish("quick", measure(), skip=lambda p: p["seed"] == 0)
+    assert report.reported("toy") == "quick"  # none is complete
+    toy.finish("smoke", measure())
+    assert report.reported("toy") == "smoke"
+    toy.finish("quick", lambda p: {"status": "diverged"} if p["seed"] == 0 else measure()(p))
+    toy.finish("night", measure(), skip=lambda p: p["arm"] == "b")
+    assert report.reported("toy") == "quick"
+    assert report.reported("toy", "night") == "night"
+
+
+def test_a_report_without_runs_is_one_sentence(toy):
+    with pytest.raises(
+        BadInput, match="no run of the preset 'quick' is done; make them with"
+    ):
+        report.execute("toy", "quick")
+    with pytest.raises(BadInput, match="no study has a finished run of the preset 'auto'"):
+        report.execute_all()
+
+
+def test_a_study_without_a_report_is_judged(toy):
+    toy.finish("quick", measure())
+    content = (toy.root / "notebooks" / "sweeps" / "toy.yaml").read_text().replace("report: 11_toy_report.ipynb\n", "")
+    (toy.root / "notebooks" / "sweeps" / "toy.yaml").write_text(content.replace("claims: []", f"claims: [{claim()}]"))
+    assert report.execute("toy", "quick") is None
+    assert claims.read()["verdict"].tolist() == [REPRODUCED]
