@@ -372,7 +372,7 @@ def measure_trivial_fills(
                 metrics[arm] = {name: _to_6_digits(value) for name, value in found.items() if name not in OF_MACHINE}
                 rows.append(found.per_image.assign(arm=arm))
             table = pd.concat(rows).pipe(lambda t: t[["arm", *t.columns.drop("arm")]])
-            text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+            text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
             files.write_atomically(folder / "per_image.csv.gz", gzip.compress(text.encode(), mtime=0))
             files.write_json(folder / "metrics.json", metrics)  # last: its presence says that all is there
             kept, _ = _read_trivial_fills(folder, test_set)

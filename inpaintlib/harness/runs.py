@@ -179,7 +179,7 @@ class Run:
         return self.folder / (name if Path(name).suffix else f"{name}.png")
 
     def finish(self, metrics: dict[str, Any], per_image: pd.DataFrame) -> None:
-        """Write per_image.csv.gz (7 digits a number), then metrics.json: from then on the run is done.
+        """Write per_image.csv.gz (5 digits a number: 200 runs of 2,000 photos stay small), then metrics.json: from then on the run is done.
 
         Raises BadInput when a metric has a parameter's name and another value, or the disk is full.
         """
@@ -187,7 +187,7 @@ class Run:
         for name in metrics:
             if name in parameters and parameters[name] != metrics[name]:
                 raise BadInput(f"the metric {name!r} of run {self.id} has the name of a parameter; rename one.")
-        text = per_image.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+        text = per_image.to_csv(index=False, float_format="%.5g", lineterminator="\n")
         write_atomically(self.folder / "per_image.csv.gz", gzip.compress(text.encode(), mtime=0))
         seconds = round(time.time() - self._began, 1)
         write_json(self.folder / "env.json", mapping_or_empty(self.folder / "env.json") | {"seconds": seconds})
