@@ -303,7 +303,7 @@ def by_mask(table: pd.DataFrame, masks: list[str], metrics: dict[str, str]) -> p
             places = [j + 0.1 * (i - (len(fills) - 1) / 2) for j in range(len(masks))]
             colour = figures.PALETTE[i % len(figures.PALETTE)]
             ax.errorbar(places, rows["value"], [end.fillna(0) for end in ends], fmt="o", color=colour, label=fill)
-        ax.set_xticks(range(len(masks)), [mask.replace("_", " ") for mask in masks])
+        ax.set_xticks(range(len(masks)), [mask.replace("_", " ") for mask in masks], rotation=20)
         ax.set(title=label)
     axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
