@@ -158,7 +158,7 @@ def test_trends_are_pages_test_and_print_each_seeds_rho(toy):
     up, down = rows.loc["up"], rows.loc["down"]
     assert (up["ours"], up["p"], up["verdict"]) == (1, pytest.approx(2 / 216, rel=1e-5), REPRODUCED)
     assert down["verdict"] == CONTRADICTED
-    assert "rho of each seed: +1.00, +1.00, +1.00" in up["why"]
+    assert "Rho of each seed: +1.00, +1.00, +1.00" in up["why"]
     assert np.isnan(up["ci_low"])
 
 
@@ -211,7 +211,7 @@ def test_two_orders_of_the_arms_are_compared_with_one_orders_noise(toy):
     toy.sweep_file(claims=listed)
     toy.finish("quick", of)
     rows = claims.build().set_index("id")
-    assert rows.loc["turned", ["ours", "verdict"]].tolist() == [2, REPRODUCED]
+    assert rows.loc["turned", ["ours", "p"]].tolist() == [2, 1 / 32]  # the same in six seeds: 2^-5
     assert rows.loc["same", ["ours", "verdict"]].tolist() == [0, UNDECIDED]
     # 5 seeds differ from the sixth alone: 2/5 of each; that one by 2 from all, and by 2 from fid
     assert rows.loc["noise", "ours"] == pytest.approx((5 * -0.4 + 0) / 6, rel=1e-5)
@@ -222,12 +222,16 @@ def test_photos_that_correlate_and_photos_that_win(toy):
         detail = np.arange(6.0)
         return {"detail": detail, "psnr_hole": (10 - detail + 0.1 * p["seed"]) * (1 if p["arm"] != "b" else 0.5)}
 
-    rows = toy.build(claim("rho", "correlates", where=A, sign=-1) | {"with": "detail"},
-                     claim("wins", "wins", a=A, b=B, above=0.1, better="higher"),
-                     claim("loses", "wins", a=A, b=B, above=0.1, better="lower"), photos=photos)  # fmt: skip
-    assert rows.loc["rho", ["ours", "verdict", "direction"]].tolist() == [-1, REPRODUCED, "less"]
-    assert rows.loc["wins", ["ours", "verdict"]].tolist() == [1, REPRODUCED]
-    assert rows.loc["loses", ["ours", "verdict"]].tolist() == [0, CONTRADICTED]
+    listed = [claim("rho", "correlates", where=A, sign=-1) | {"with": "detail"},
+              claim("wins", "wins", a=A, b=B, above=0.1, better="higher"),
+              claim("loses", "wins", a=A, b=B, above=0.1, better="lower")]  # fmt: skip
+    rows = toy.build(*listed, photos=photos)
+    assert rows.loc["rho", ["ours", "p", "direction"]].tolist() == [-1, 1 / 32, "less"]
+    assert rows.loc["wins", ["ours", "p"]].tolist() == [1, 1 / 32]
+    assert rows.loc["loses", ["ours", "p"]].tolist() == [0, 1 / 32]
+    for name, verdict in (("rho", REPRODUCED), ("wins", REPRODUCED), ("loses", CONTRADICTED)):
+        one = toy.build(next(c for c in listed if c["id"] == name), photos=photos)
+        assert one["verdict"].tolist() == [verdict]
 
 
 def test_trivial_fills_are_arms_and_mark_what_stays_below_them(toy):
@@ -411,9 +415,7 @@ def test_a_report_is_of_the_largest_complete_preset(toy):
 
 
 def test_a_report_without_runs_is_one_sentence(toy):
-    with pytest.raises(
-        BadInput, match="no run of the preset 'quick' is done; make them with"
-    ):
+    with pytest.raises(BadInput, match="no run of the preset 'quick' is done; make them with"):
         report.execute("toy", "quick")
     with pytest.raises(BadInput, match="no study has a finished run of the preset 'auto'"):
         report.execute_all()

@@ -92,8 +92,8 @@ def test_paired_is_the_paired_t_test():
     assert (found.mean, found.n) == (pytest.approx((a - b).mean()), 5)
 
 
-@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.25, 0.0)])
-def test_paired_when_every_seed_differs_by_the_same(shift, p):
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.25, 0.25)])
+def test_paired_when_every_seed_differs_by_the_same_is_a_sign_flip_test(shift, p):
     b = np.arange(3.0)
     assert paired(b + shift, b).p == p
 
@@ -115,8 +115,8 @@ def test_equality_is_two_one_sided_tests_and_agrees_with_the_90_per_cent_interva
         found = interval(x, level=0.9)
         assert (inside < 0.05) == (found.low > -1 and found.high < 1)
         assert (outside < 0.05) == (found.low > 1 or found.high < -1)
-    assert tost([0.5, 0.5], -1, 1) == (0, 1)
-    assert tost([2.0, 2.0], -1, 1) == (1, 0)
+    assert tost([0.5, 0.5], -1, 1) == (0.25, 1)
+    assert tost([2.0, 2.0, 2.0], -1, 1) == (1, 0.125)
     with pytest.raises(BadInput, match="margin above 0"):
         tost([1.0, 2.0], 1, 1)
 
@@ -186,6 +186,7 @@ def test_power_agrees_with_statsmodels_where_its_solver_works():
     assert statistics.seeds_needed(-5.0, 1.0) == 3
     assert statistics.seeds_needed(0.01, 1.0) == np.inf
     assert statistics.seeds_needed(0.0, 0.0) == np.inf
+    assert statistics.seeds_needed(0.1, 0.0) == 6  # 2^-5 is the first below .05
     assert np.isnan(statistics.detectable(1.0, 1))
 
 

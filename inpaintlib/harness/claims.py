@@ -152,8 +152,8 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
         row |= {"verdict": BY_CONSTRUCTION, "why": str(claim["by_construction"])}
     if results:
         row |= _where_from(claim, results, outcome.ours)
-        if row["computed"] == "several":
-            row["why"] = f"{row['why']} The runs come from several versions of the code.".strip()
+        if row["computed"] == "several" and not math.isnan(outcome.ours):
+            row["why"] = _sentences(row["why"], "the runs come from several versions of the code")
     return row
 
 
@@ -180,7 +180,7 @@ def _below_trivial(found: list[tuple[dict, pd.DataFrame]], results: Results) -> 
     """Whether the PSNR of the hole of every arm, a mean over seeds, is below the mean colour's on the same photos."""
     below = []
     for arm, rows in found:
-        parts = {name: value for name, value in arm.items() if name in results.parts and name not in ("arm", "blend")}
+        parts = {name: value for name, value in arm.items() if name in results.parts and name not in results.parameters}
         fills = results.where(fill=tables.MEAN_COLOUR, **parts) if "psnr_hole" in rows else pd.DataFrame()
         fills = fills[fills["test_set"].isin(rows["test_set"])] if len(fills) else fills
         if fills.empty:
@@ -199,7 +199,7 @@ def _judged(rows: pd.DataFrame) -> pd.DataFrame:
             detectable, needed = outcome.power(level)
             verdict = outcome.judge(adjusted)
             rows.loc[i, ["p_adjusted", "detectable", "verdict"]] = [adjusted, detectable, verdict]
-            said = [outcome.why or rows.at[i, "why"]]
+            said = [rows.at[i, "why"]]
             if verdict == UNDECIDED:
                 rows.at[i, "seeds_needed"] = needed
             elif outcome.wins == outcome.wins and statistics.sign_flip_minimum(outcome.seeds) >= statistics.ALPHA:
@@ -207,8 +207,12 @@ def _judged(rows: pd.DataFrame) -> pd.DataFrame:
                             f"{statistics.sign_flip_minimum(outcome.seeds):.3g}.")  # fmt: skip
             if verdict == CONTRADICTED and isinstance(rows.at[i, "note"], str):
                 said.append(rows.at[i, "note"])
-            rows.at[i, "why"] = " ".join(filter(None, said))
+            rows.at[i, "why"] = _sentences(*said)
     return rows.assign(verdict=rows["verdict"].fillna(NOT_TESTED))
+
+
+def _sentences(*said: str) -> str:
+    return " ".join(f"{part[0].upper()}{part[1:].rstrip('. ')}." for part in said if part)
 
 
 def command(study: str, preset: str) -> str:

@@ -39,7 +39,7 @@ class Interval:
 
 def interval(values: ArrayLike, null: float = 0.0, level: float = LEVEL) -> Interval:
     """Student's t interval of the mean of (n,) independent values, such as one metric over seeds, and the p-value of
-    "the mean is ``null``".
+    "the mean is ``null``"; of values that are all the same, which leave a t test no spread, the sign-flip test's.
 
     Raises BadInput for no values and for values that are not finite.
     """
@@ -47,7 +47,8 @@ def interval(values: ArrayLike, null: float = 0.0, level: float = LEVEL) -> Inte
     if x.size == 1:
         return Interval(float(x[0]), np.nan, np.nan, 1)
     if not (sd := float(x.std(ddof=1))):
-        return Interval(float(x[0]), float(x[0]), float(x[0]), x.size, float(x[0] == null), 0.0)
+        p = 1.0 if x[0] == null else sign_flip_minimum(x.size)
+        return Interval(float(x[0]), float(x[0]), float(x[0]), x.size, p, 0.0)
     test = stats.ttest_1samp(x, null)
     low, high = test.confidence_interval(level)
     return Interval(float(x.mean()), float(low), float(high), x.size, float(test.pvalue), sd)
@@ -72,7 +73,8 @@ def tost(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
     if x.size < 2 or not low < high:
         raise BadInput(f"equality needs 2 values or more and a margin above 0, not {x.size} and [{low:g}, {high:g}].")
     if not x.std():
-        return float(not low < x.mean() < high), float(low <= x.mean() <= high)
+        inside, least = low < x[0] < high, sign_flip_minimum(x.size) / 2
+        return (least, 1.0) if inside else (1.0, least)
     inside, (_, above_low, _), (_, below_high, _) = DescrStatsW(x).ttost_mean(low, high)
     return float(inside), float(min(1 - above_low, 1 - below_high))
 
@@ -182,7 +184,9 @@ def _detectable(n: int, alpha: float, sides: int) -> float:
 def seeds_needed(distance: float, sd: float, alpha: float = ALPHA, sides: int = 2) -> float:
     """How many seeds (3 to 1000, else inf) would decide with 80 % power, were today's ``distance`` from the null and
     standard deviation the true ones."""
-    return _first(lambda n: _power(abs(distance) / sd, n, alpha, sides) if sd else float(distance != 0))
+    if not sd:
+        return _first(lambda n: float(distance != 0 and sign_flip_minimum(n) * sides / 2 < alpha))
+    return _first(lambda n: _power(abs(distance) / sd, n, alpha, sides))
 
 
 def spread_seeds(sd: float, null: float, alpha: float = ALPHA) -> float:

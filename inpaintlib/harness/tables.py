@@ -136,7 +136,7 @@ class Results:
             photos = self.photos(row)
             if metric in photos and pd.api.types.is_numeric_dtype(photos[metric]):
                 known[i] = photos[metric].mean()
-            elif any(name in self.parameters for name in self.parts):  # a run of several arms: a metric of its own one
+            elif any(n in self.parameters for n in self.parts) and row["run_id"] in self.states:  # its own arm alone
                 run = Run(self.study, row["run_id"])
                 own = all(run.parameters.get(name, row[name]) == row[name] for name in self.parts)
                 known[i] = run.metrics.get(metric, np.nan) if own else np.nan
@@ -242,8 +242,10 @@ def over_pictures(metric: str, value: float, photos: pd.DataFrame) -> statistics
     pictures = photos["picture"] if "picture" in photos else photos.get("id")
     if sums := _sums(metric, photos):
         found = statistics.bootstrap(sums[0], pictures, sums[1])
-        ends = [found.low, found.high] if metric == "sharpness" else sorted(-10 * np.log10([found.low, found.high]))
-        return statistics.Interval(value, float(ends[0]), float(ends[1]), found.n)
+        ends = [found.mean, found.low, found.high]
+        ends = ends if metric == "sharpness" else [-10 * np.log10(end) for end in ends]
+        if np.isclose(ends[0], value, rtol=1e-4):  # else per_image has other photos than the metric
+            return statistics.Interval(value, float(min(ends[1:])), float(max(ends[1:])), found.n)
     if metric in photos and np.isclose(photos[metric].mean(), value, rtol=1e-4):
         known = photos[metric].notna()
         return statistics.bootstrap(photos[metric][known], None if pictures is None else pictures[known])
