@@ -97,7 +97,7 @@ def test_trivial_fills_stand_behind_the_runs_and_in_the_first_sentence(toy):
     assert table["arm"].iloc[-2:].tolist() == ["mean colour", "Telea"]
     assert found[["value", "n_seeds", "n_pictures", "dataset"]].tolist() == [13, 1, 3, "demo"]
     assert 12 <= found["ci_low"] < 13 < found["ci_high"] <= 14
-    said = "of 6 fills 5 stay below the mean colour (13.00 dB) and 6 below Telea (20.00 dB)."
+    said = "of 6 fills 5 stay below the mean colour (13.00 dB) and 6 stay below Telea (20.00 dB)."
     assert tables.trivial_note(table) == f"In the PSNR of the hole, {said}"
     assert results.difference("psnr_hole", A, {"fill": "Telea"}).mean == pytest.approx(-5.5)
     assert tables.trivial_note(table[table["arm"] == "a"]) == ""

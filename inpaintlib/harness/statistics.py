@@ -46,12 +46,12 @@ def interval(values: ArrayLike, null: float = 0.0, level: float = LEVEL) -> Inte
     x = _finite(values)
     if x.size == 1:
         return Interval(float(x[0]), np.nan, np.nan, 1)
-    if not (sd := float(x.std(ddof=1))):
+    if _same(x):
         p = 1.0 if x[0] == null else sign_flip_minimum(x.size)
         return Interval(float(x[0]), float(x[0]), float(x[0]), x.size, p, 0.0)
     test = stats.ttest_1samp(x, null)
     low, high = test.confidence_interval(level)
-    return Interval(float(x.mean()), float(low), float(high), x.size, float(test.pvalue), sd)
+    return Interval(float(x.mean()), float(low), float(high), x.size, float(test.pvalue), float(x.std(ddof=1)))
 
 
 def paired(a: ArrayLike, b: ArrayLike, null: float = 0.0) -> Interval:
@@ -72,7 +72,7 @@ def tost(values: ArrayLike, low: float, high: float) -> tuple[float, float]:
     x = _finite(values)
     if x.size < 2 or not low < high:
         raise BadInput(f"equality needs 2 values or more and a margin above 0, not {x.size} and [{low:g}, {high:g}].")
-    if not x.std():
+    if _same(x):
         inside, least = low < x[0] < high, sign_flip_minimum(x.size) / 2
         return (least, 1.0) if inside else (1.0, least)
     inside, (_, above_low, _), (_, below_high, _) = DescrStatsW(x).ttost_mean(low, high)
@@ -220,6 +220,11 @@ def _power(size: float, n: int, alpha: float, sides: int) -> float:
     wrong for large effects, as its solver is for few seeds. Beyond the noncentral t distribution's range it is 1."""
     power = TTestPower().power(size, n, alpha / sides, alternative="larger")
     return float(power) if np.isfinite(power) else 1.0
+
+
+def _same(x: np.ndarray) -> bool:
+    """Whether all values are one, up to rounding."""
+    return bool(np.ptp(x) <= 1e-9 * np.abs(x).max())
 
 
 def _finite(values: ArrayLike) -> np.ndarray:
