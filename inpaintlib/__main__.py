@@ -74,7 +74,11 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("report", report, "Execute a study's report notebook: tables, figures, GIFs, claims.")
     sub.add_argument("study", help="the name of a study, the path of a sweep file, or all")
-    sub.add_argument("--preset", default="quick", help="also one with overrides, such as quick+ratio=10,50")
+    sub.add_argument(
+        "--preset",
+        default="auto",
+        help="auto (the largest that is complete), or a name, such as quick+ratio=10,50",
+    )
 
     sub = command("bench", bench, "Measure training speed beside a plain baseline; writes results/bench.csv.")
     sub.add_argument("name", help="context_encoder | partial_conv | latent_search")

@@ -272,9 +272,7 @@ class TestFiles:
 
     def test_untrained_one_is_refused(self, tmp_path):
         trainer().save(tmp_path / "weights.pt")
-        with pytest.raises(
-            BadInput, match=r"weights.pt: this auto-encoder was never trained, so its codes"
-        ):
+        with pytest.raises(BadInput, match=r"weights.pt: this auto-encoder was never trained, so its codes"):
             CAE.load(tmp_path / "weights.pt", "cpu")
 
     def test_missing_damaged_and_foreign_files(self, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from inpaintlib import BadInput
-from inpaintlib.harness import claims, report, statistics
+from inpaintlib.harness import claims, report, statistics, sweep
 from inpaintlib.harness.claims import CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
 from inpaintlib.harness.tables import Results
 from tests.toy_study import PRESETS, RUNS, Toy
@@ -403,15 +403,15 @@ def test_a_run_of_several_arms_is_divided_by_the_columns_that_name_them(toy):
 
 
 def test_a_report_is_of_the_largest_complete_preset(toy):
-    assert report.reported("toy") == "smoke"
+    assert sweep.reported("toy") == "smoke"
     toy.finish("quick", measure(), skip=lambda p: p["seed"] == 0)
-    assert report.reported("toy") == "quick"  # none is complete
+    assert sweep.reported("toy") == "quick"  # none is complete
     toy.finish("smoke", measure())
-    assert report.reported("toy") == "smoke"
+    assert sweep.reported("toy") == "smoke"
     toy.finish("quick", lambda p: {"status": "diverged"} if p["seed"] == 0 else measure()(p))
     toy.finish("night", measure(), skip=lambda p: p["arm"] == "b")
-    assert report.reported("toy") == "quick"
-    assert report.reported("toy", "night") == "night"
+    assert sweep.reported("toy") == "quick"
+    assert sweep.reported("toy", "night") == "night"
 
 
 def test_a_report_without_runs_is_one_sentence(toy):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from inpaintlib import BadInput, metrics
-from inpaintlib.harness import statistics, tables
+from inpaintlib.harness import statistics, sweep, tables
 from inpaintlib.harness.tables import Results
 from tests.toy_study import Toy
 
@@ -215,7 +215,7 @@ def test_runs_of_two_versions_of_the_code_are_said_in_the_table(toy):
 def test_presets_have_an_order():
     names = ["exact", "quick+kimg=3", "by hand", "quick", "night", "smoke", "full"]
     order = ["by hand", "smoke", "quick", "quick+kimg=3", "night", "full", "exact"]
-    assert sorted(names, key=tables.preset_rank) == order
+    assert sorted(names, key=sweep.preset_rank) == order
 
 
 def test_cells_and_sections(tmp_path):

@@ -248,7 +248,7 @@ def build() -> pd.DataFrame:
 def presets_of(study: str) -> list[str]:
     """The presets of a sweep file that verdicts come from, by size: ``smoke`` shows that all runs, not what is true."""
     there = tables.load(study).presets
-    return [name for name in tables.PRESETS if name in there and name != "smoke"]
+    return [name for name in sweep.PRESETS if name in there and name != "smoke"]
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -277,7 +277,7 @@ def _merged(new: pd.DataFrame, results: Results) -> pd.DataFrame:
     kept = (there["study"] != results.study) | (~there["preset"].isin(["", results.preset]) & there["id"].isin(ids))
     rows = pd.concat([there[kept], new], ignore_index=True)
     keys = [
-        (order.get(row.study, len(order)), *((ids[row.id], tables.preset_rank(row.preset)) if row.study == results.study
+        (order.get(row.study, len(order)), *((ids[row.id], sweep.preset_rank(row.preset)) if row.study == results.study
                                              else (row.Index, 0)))
         for row in rows.itertuples()
     ]  # fmt: skip
@@ -308,7 +308,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a claim: of the largest preset that tested it (of the largest at all where none did), its first data
     set."""
     rows = rows.reset_index(drop=True)
-    rank = (rows["verdict"] != NOT_TESTED) * 100 + rows["preset"].map(tables.preset_rank)
+    rank = (rows["verdict"] != NOT_TESTED) * 100 + rows["preset"].map(sweep.preset_rank)
     best = rank.groupby([rows["study"], rows["id"]], sort=False).idxmax()
     return rows.loc[best].reset_index(drop=True)
 

@@ -11,7 +11,7 @@ from inpaintlib import BadInput
 from inpaintlib.harness import claims, readme, sweep
 from inpaintlib.harness.parameters import notebook_parameters
 from inpaintlib.harness.runs import find
-from inpaintlib.harness.tables import Results, preset_rank
+from inpaintlib.harness.tables import Results
 
 OVERALL = "9[01]_*.ipynb"  # the notebooks that read all studies
 
@@ -24,7 +24,7 @@ def execute(study: str, preset: str = "auto") -> Path | None:
     runs.
     """
     plan = sweep.load(study)
-    preset = reported(plan, preset)
+    preset = sweep.reported(plan, preset)
     if not any(run.done for run in find(plan.study, preset=preset)):
         raise BadInput(f"{plan.study}: no run of the preset {preset!r} is done; make them with "
                        f"python -m inpaintlib sweep {plan.study} --preset {preset}")  # fmt: skip
@@ -37,7 +37,7 @@ def execute(study: str, preset: str = "auto") -> Path | None:
 def execute_all(preset: str = "auto") -> list[Path]:
     """Executes the reports of all studies that have finished runs of the preset, two at a time, makes claims.csv from
     all presets, and executes the notebooks that read them all; returns the executed copies."""
-    chosen = {study: reported(study, preset) for study in claims.studies()}
+    chosen = {study: sweep.reported(study, preset) for study in claims.studies()}
     ready = {study: name for study, name in chosen.items() if any(run.done for run in find(study, preset=name))}
     if not ready:
         raise BadInput(f"no study has a finished run of the preset {preset!r}; make them with "
@@ -50,18 +50,6 @@ def execute_all(preset: str = "auto") -> list[Path]:
     if inpaintlib.RESULTS == inpaintlib.ROOT / "results":
         readme.update_readme()
     return done
-
-
-def reported(study: str | sweep.Sweep, preset: str = "auto") -> str:
-    """The preset, or, for ``auto``, the largest that is complete: all its runs are done or diverged. Where none is, the
-    largest with a finished run, or the smallest."""
-    if preset != "auto":
-        return preset
-    plan = study if isinstance(study, sweep.Sweep) else sweep.load(study)
-    done = {name: [item.run.done for item in sweep.plan(plan, name)] for name in plan.presets}
-    presets = sorted(done, key=preset_rank, reverse=True)
-    complete = [name for name in presets if all(done[name])] + [name for name in presets if any(done[name])]
-    return [*complete, presets[-1]][0]
 
 
 def _execute(notebook: Path, study: str, preset: str) -> Path:

@@ -179,7 +179,7 @@ class Run:
         return self.folder / (name if Path(name).suffix else f"{name}.png")
 
     def finish(self, metrics: dict[str, Any], per_image: pd.DataFrame) -> None:
-        """Write per_image.csv.gz (5 digits a number: 200 runs of 2,000 photos stay small), then metrics.json: from then on the run is done.
+        """Write per_image.csv.gz (5 digits a number), then metrics.json: from then on the run is done.
 
         Raises BadInput when a metric has a parameter's name and another value, or the disk is full.
         """

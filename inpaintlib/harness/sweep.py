@@ -48,6 +48,7 @@ from inpaintlib.harness.parameters import check_folder_name, did_you_mean, show
 from inpaintlib.harness.runs import Planned, Run
 
 OVERHEAD = 5.0  # seconds of a run beside its training
+PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
 
 
 @dataclass(frozen=True)
@@ -190,13 +191,22 @@ def of_preset(study: str, preset: str, **wanted: Any) -> list[Run]:
     return there or runs.find(study, preset=preset, **wanted)
 
 
-def reported(study: str, preset: str = "auto") -> str:
-    """The preset, or, for ``auto``, the last in the sweep file that has a finished run (the first where none has)."""
+def preset_rank(preset: str) -> float:
+    """A preset's place on the scale; changed by ``--set``, just behind its own; unknown ones (and "") are smallest."""
+    name, plus, _ = preset.partition("+")
+    return PRESETS.index(name) + 0.5 * bool(plus) if name in PRESETS else -1
+
+
+def reported(study: str | Sweep, preset: str = "auto") -> str:
+    """The preset, or, for ``auto``, the largest that is complete: all its runs are done or diverged. Where none is, the
+    largest with a finished run, or the smallest."""
     if preset != "auto":
         return preset
-    there = {run.parameters.get("preset") for run in runs.find(study) if run.done}
-    presets = list(load(study).presets)
-    return next((name for name in reversed(presets) if name in there), presets[0])
+    sweep = study if isinstance(study, Sweep) else load(study)
+    done = {name: [item.run.done for item in plan(sweep, name)] for name in sweep.presets}
+    presets = sorted(done, key=preset_rank, reverse=True)
+    complete = [name for name in presets if all(done[name])] + [name for name in presets if any(done[name])]
+    return [*complete, presets[-1]][0]
 
 
 def finished(study: str, preset: str, **wanted: Any) -> Run:

@@ -19,7 +19,6 @@ from inpaintlib.harness import runs, statistics, sweep
 from inpaintlib.harness.parameters import did_you_mean, notebook_parameters
 from inpaintlib.harness.runs import Run
 
-PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
 FILLS = MEAN_COLOUR, TELEA, *_ = ("mean colour", "Telea", "membrane", "mid-grey")
 TIMES = ("seconds", "training_seconds", "images_per_second", "seconds_per_photo", "peak_memory_gb", "rtv_ms", "code_ms")
 POOLED = ("psnr_pooled", "psnr_hole_pooled")
@@ -320,18 +319,12 @@ def merge(rows: pd.DataFrame, path: Path, preset: str, in_order: bool = True) ->
             columns=[name for name in TIMES if path.stem != "times"], errors="ignore"
         )
         rows = pd.concat([rows, there], ignore_index=True).fillna("")
-        order = sorted(set(rows["preset"]), key=lambda name: (preset_rank(name), name))
+        order = sorted(set(rows["preset"]), key=lambda name: (sweep.preset_rank(name), name))
         rows = rows.sort_values("preset", key=lambda names: names.map(order.index), kind="stable")
     empty = [name for name in rows if name not in ("ci_low", "ci_high") and (rows[name] == "").all()]
     first = [name for name in ("preset", "arm", "dataset", "seed") if name in rows]
     order = list(rows) if in_order else [*first, *sorted(set(rows) - {*first, "run_id"}), "run_id"]
     write_atomically(path, rows[order].drop(columns=empty).to_csv(index=False, lineterminator="\n"))
-
-
-def preset_rank(preset: str) -> float:
-    """A preset's place on the scale; changed by ``--set``, just behind its own; unknown ones (and "") are smallest."""
-    name, plus, _ = preset.partition("+")
-    return PRESETS.index(name) + 0.5 * bool(plus) if name in PRESETS else -1
 
 
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
@@ -350,7 +343,7 @@ def write_section(path: Path, title: str, text: str) -> None:
     first, *sections = path.read_text().split("\n## ") if path.exists() else [f"# {path.parent.name}\n"]
     sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in sections}
     sections[title] = f"{title}\n\n{text.rstrip()}\n"
-    order = sorted(sections, key=lambda name: preset_rank(name.split("`")[1] if "`" in name else ""))
+    order = sorted(sections, key=lambda name: sweep.preset_rank(name.split("`")[1] if "`" in name else ""))
     write_atomically(path, "\n## ".join([first.rstrip() + "\n", *(sections[name] for name in order)]))
 
 
