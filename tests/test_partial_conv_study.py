@@ -277,7 +277,7 @@ def test_the_worked_example_is_that_of_li_2020():
 
 
 def test_source_is_the_code_without_its_docstring():
-    text = partial_conv.source(partial_conv.early).data
+    text = figures.source(partial_conv.early).data
     assert "def early(" in text
     assert "After the first" not in text
     assert '"""' not in text

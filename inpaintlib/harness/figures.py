@@ -4,6 +4,9 @@ Every function returns a Matplotlib figure or writes a GIF; notebooks show them 
 the tables. One look for all: :func:`style`.
 """
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -477,3 +480,12 @@ def growing(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 3) 
         lines = [[np.asarray(cell) for cell in (line + [blank] * columns)[:columns]] for line in lines]
         pictures.append(stacked([Image.fromarray(np.concatenate(line, 1)) for line in lines]))
     return gif(pictures, path, 180, 6)
+
+
+def source(function: Callable) -> display.Markdown:
+    """A function's code without its docstring, for a notebook to show."""
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    body = next(node for node in ast.parse("\n".join(lines)).body).body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        del lines[body[0].lineno - 1 : body[0].end_lineno]
+    return display.Markdown("\n".join(["```python", *lines, "```"]))

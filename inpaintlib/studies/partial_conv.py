@@ -20,17 +20,13 @@ grid_peak       dB by which the fill's spectrum stands out at periods of 2, 4 an
 =============== =======================================================================================================
 """
 
-import ast
-import inspect
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Markdown
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -318,15 +314,6 @@ def draw_example(grids: dict[str, Tensor]) -> plt.Figure:
         ax.grid(False)
         ax.spines[:].set_visible(False)
     return figure
-
-
-def source(function: Callable) -> Markdown:
-    """A function's code without its docstring, for a notebook to show."""
-    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
-    body = next(node for node in ast.parse("\n".join(lines)).body).body
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        del lines[body[0].lineno - 1 : body[0].end_lineno]
-    return Markdown("\n".join(["```python", *lines, "```"]))
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
