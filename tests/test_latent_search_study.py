@@ -90,15 +90,6 @@ def test_several_runs_are_not_one(results):
     assert sweep.finished("dcgan", "quick", seed=0, arm="turns").id == "other"
 
 
-def test_reports_take_the_largest_preset_that_has_a_finished_run(results):
-    assert sweep.reported("dcgan") == "smoke"  # whose absence the report then names
-    finished_run(results, run_id="a", preset="quick")
-    finished_run(results, run_id="b", preset="night", done=False)
-    assert [sweep.reported("dcgan"), sweep.reported("dcgan", "smoke")] == ["quick", "smoke"]
-    finished_run(results, run_id="c", preset="night")
-    assert sweep.reported("dcgan", "auto") == "night"
-
-
 def test_the_gan_of_a_run_at_a_length(results, gan):
     networks = finished_run(results) / "networks"
     networks.mkdir()
