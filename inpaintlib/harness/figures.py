@@ -361,7 +361,7 @@ def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int 
     return gif(pictures, path, 400)
 
 
-def walk(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 4) -> Path:
+def step_through(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 4) -> Path:
     """The GIF that steps through arms: the last frame of each, the ground truth below."""
     truth = np.concatenate(split_strip(next(iter(runs.values())) / "truth.png")[:columns], 1)
     fills = {label: np.concatenate(split_strip(frames(folder)[-1])[:columns], 1) for label, folder in runs.items()}
