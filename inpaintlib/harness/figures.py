@@ -7,7 +7,7 @@ the tables. One look for all: :func:`style`.
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -326,9 +326,20 @@ def gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 250, hold
     return path
 
 
+def from_runs(path: Path, folders: Iterable[Path], make: Callable[[], plt.Figure | Path]):
+    """The figure or GIF that ``make`` draws of the pictures in these run folders, kept at ``path``. Where the runs were
+    not made on this machine (a clone has their numbers alone), the one that is kept there already."""
+    if all((folder / "notebook.ipynb").exists() for folder in folders):
+        made = make()
+        return show(made) if isinstance(made, Path) else save(made, path)
+    if path.exists():
+        return show(path)
+    return display.Markdown("*The pictures of these runs are not on this machine; make them with `--rerun done`.*")
+
+
 def show(path: Path) -> display.Image:
-    """A GIF or PNG as a cell's output. It is labelled PNG, which GitHub and nbconvert pass on where they drop GIFs;
-    browsers look at the bytes and play it."""
+    """A GIF, JPEG or PNG as a cell's output. It is labelled PNG, which GitHub and nbconvert pass on where they drop
+    GIFs; browsers look at the bytes and play it."""
     return display.Image(data=path.read_bytes(), format="png")
 
 
