@@ -321,8 +321,12 @@ def scoreboard(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def scoreboard_text(rows: pd.DataFrame) -> str:
-    """The scoreboard in Markdown."""
-    return scoreboard(rows).to_markdown()
+    """The scoreboard in Markdown, and how many of the decided rows are no finding."""
+    rows = shown(rows)
+    decided = rows["verdict"].isin([REPRODUCED, CONTRADICTED])
+    below = (decided & (rows["below_trivial"] == "True")).sum()
+    return (f"{scoreboard(rows).to_markdown()}\n\n{below} of the {decided.sum()} decided rows compare networks that fill "
+            "worse than the mean known colour; such a row is marked, and is no finding.")  # fmt: skip
 
 
 def page(rows: pd.DataFrame) -> str:

@@ -28,8 +28,7 @@ def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:
 
 def rendered(text: str, rows: pd.DataFrame) -> str:
     """The text with what the shown rows of claims.csv say between its markers."""
-    lists = {"scoreboard": lambda rows: claims.scoreboard(rows).to_markdown(), "contradicted": contradicted,
-             "not tested": not_tested}  # fmt: skip
+    lists = {"scoreboard": claims.scoreboard_text, "contradicted": contradicted, "not tested": not_tested}
 
     def fill(match: re.Match) -> str:
         begin, kind, claim, _, end = match.groups()
