@@ -325,8 +325,8 @@ def scoreboard_text(rows: pd.DataFrame) -> str:
     rows = shown(rows)
     decided = rows["verdict"].isin([REPRODUCED, CONTRADICTED])
     below = (decided & (rows["below_trivial"] == "True")).sum()
-    return (f"{scoreboard(rows).to_markdown()}\n\n{below} of the {decided.sum()} decided rows compare networks that fill "
-            "worse than the mean known colour; such a row is marked, and is no finding.")  # fmt: skip
+    return (f"{scoreboard(rows).to_markdown()}\n\n{below} of the {decided.sum()} decided rows compare networks that "
+            "fill worse than the mean known colour; such a row is marked, and is no finding.")  # fmt: skip
 
 
 def page(rows: pd.DataFrame) -> str:
