@@ -71,7 +71,9 @@ def test_context_encoder_metrics(results):
     names = {"psnr", "psnr_hole", "psnr_pooled", "psnr_hole_pooled", "ssim", "ssim_hole", "l1", "l1_hole", "sharpness",
              "seam", "images_per_second", "seconds", "peak_memory_gb", "test_set", "n_photos", "status"}  # fmt: skip
     assert all(names <= set(m) for m in metrics)
-    assert len({m["test_set"] for m in metrics}) == 1
+    regions = [item.parameters["region"] for item in planned]
+    one_each = {(region, m["test_set"]) for region, m in zip(regions, metrics, strict=True)}
+    assert len(one_each) == len(set(regions)) == len({test_set for _, test_set in one_each})
     assert len({m["psnr_hole"] for m in metrics}) == len(metrics)  # no two runs are the same run
 
 
