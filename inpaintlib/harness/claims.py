@@ -385,9 +385,28 @@ def value(claim: str, rows: pd.DataFrame | None = None) -> str:
     return row["verdict"] if math.isnan(row["ours"]) else f"{measured(row)}, {row['n_seeds']:g} seeds, {row['verdict']}"
 
 
-def measured(row: pd.Series) -> str:
+def said(rows: pd.DataFrame, *names: str, dataset: str = "") -> str:
+    """Rows of these claims as a Markdown list, for a report; claims whose arms the preset does not have share one line.
+
+    ``dataset``: that of the report; a row on another one says so. Names without a row are left out.
+    """
+    lines, absent_ones = [], []
+    for row in pd.concat([rows[rows["id"] == name] for name in names]).itertuples():
+        if row.verdict == NOT_TESTED and row.why.startswith(f"the preset {row.preset} has no"):
+            absent_ones.append(f"**{row.id}** {row.statement}")
+            continue
+        found = [row.why] if row.verdict == NOT_TESTED else [measured(row)]
+        found += [row.why] if row.verdict in (CONTRADICTED, BY_CONSTRUCTION) and row.why else []
+        beside = f" on {row.dataset}" if dataset and row.dataset not in ("", dataset) else ""
+        cells = f", {row.cells} cells" if row.cells else ""
+        lines.append(f"* **{row.id}** {_claim(row)}. **{row.verdict}**{beside}{cells}: {'. '.join(found)}")
+    lines += [f"* Not among the runs of this preset: {'; '.join(absent_ones)}."] if absent_ones else []
+    return "\n".join(lines)
+
+
+def measured(row) -> str:
     """What a row measured: "−0.17 [−0.21, −0.12], p = .003"; p is the adjusted one, where there is one."""
-    return ", ".join(filter(None, [_interval(row), p_value(row["p_adjusted"])]))
+    return ", ".join(filter(None, [_interval(row), p_value(row.p_adjusted)]))
 
 
 def _interval(row) -> str:
