@@ -126,9 +126,9 @@ def initialise_dcgan(module: nn.Module) -> None:
 
 
 class Trainer:
-    """What the methods share: where and how they compute, and the state of their ``parts`` (networks, optimisers).
+    """What the methods share: where and how they compute, and the ``state`` of their networks and optimisers.
 
-    Args of :meth:`place`:
+    Args of :meth:`set_device`:
         device: ``auto``, ``cpu``, ``cuda`` or a torch device.
         precision: ``auto`` (bf16 on a GPU, and on a CPU that computes it natively), ``bf16`` or ``fp32``; losses are
             fp32 always.
@@ -136,11 +136,11 @@ class Trainer:
             ``compile`` (compiled networks inside that graph: faster steps after about a minute of compiling).
     """
 
-    parts: tuple[str, ...]
-    keeps: str  # the part that filling holes needs, all that :meth:`save` writes beside the settings
+    state: tuple[str, ...]  # the names of the networks and optimisers that a checkpoint holds
+    exported: str  # the one of them that fills holes: :meth:`save` writes it and the settings
     title: str  # what :meth:`read` calls a file of this method
 
-    def place(self, device: str | torch.device, precision: str, acceleration: str) -> None:
+    def set_device(self, device: str | torch.device, precision: str, acceleration: str) -> None:
         """Sets ``device``, ``bf16``, ``graphed`` and ``compiled``; BadInput for what cannot be had here."""
         self.device = choose_device(device) if isinstance(device, str) else device
         gpu = self.device.type == "cuda"
@@ -159,12 +159,12 @@ class Trainer:
         """bf16 where it is on; without autocast's cache, which a CUDA graph must not hold."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
-    def replayed(self, update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    def as_cuda_graph(self, update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
         """The update as one CUDA graph where that is on, else itself."""
         return GraphedUpdate(update) if self.graphed else update
 
     def state_dict(self) -> dict:
-        return {name: getattr(self, name).state_dict() for name in self.parts}
+        return {name: getattr(self, name).state_dict() for name in self.state}
 
     def load_state_dict(self, state: dict) -> None:
         """Loads some or all parts; BadInput where they are of another architecture."""
@@ -178,14 +178,15 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Writes what filling holes needs, settings and weights, in place of the larger checkpoint beside it."""
-        save_checkpoint(path, {"settings": asdict(self.settings), self.keeps: getattr(self, self.keeps).state_dict()})
+        network = getattr(self, self.exported)
+        save_checkpoint(path, {"settings": asdict(self.settings), self.exported: network.state_dict()})
         path.with_name("checkpoint.pt").unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> tuple[dict, dict]:
         """(settings, state) of what :meth:`save` wrote; BadInput for any other file."""
         state = load_checkpoint(path)
-        if set(state) != {"settings", cls.keeps}:
+        if set(state) != {"settings", cls.exported}:
             raise BadInput(f"{path}: not a finished {cls.title}")
         return state.pop("settings"), state
 

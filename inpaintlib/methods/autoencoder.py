@@ -144,20 +144,20 @@ class CAE(Trainer):
     The network's buffer ``shown`` counts the photos of its training; one that has seen none is ``untrained``.
     """
 
-    parts = ("network", "adam")
-    keeps, title = "network", "auto-encoder (weights.pt of a run of notebook 40)"
+    state = ("network", "adam")
+    exported, title = "network", "auto-encoder (weights.pt of a run of notebook 40)"
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
         self.settings, self.seed = settings, seed
-        self.place(device, precision, acceleration)
+        self.set_device(device, precision, acceleration)
         self.network = initialise(AutoEncoder(settings), seed, "autoencoder", initialise_dcgan)
         self.network.to(self.device, memory_format=torch.channels_last)
         self.adam = adam(self.network, settings.lr, (settings.beta1, settings.beta2), self.device)
         for group in self.adam.param_groups:  # a tensor, which a captured graph reads anew at each step
             group["lr"] = torch.tensor(settings.lr, device=self.device)
         self._network = torch.compile(self.network) if self.compiled else self.network
-        self._update = self.replayed(self.update)
+        self._update = self.as_cuda_graph(self.update)
 
     @property
     def untrained(self) -> bool:

@@ -238,14 +238,14 @@ class ContextEncoder(Trainer):
         device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
     """
 
-    parts = ("generator", "discriminator", "adam_g", "adam_d")
-    keeps, title = "generator", "Context Encoder (weights.pt of a run of notebook 10)"
+    state = ("generator", "discriminator", "adam_g", "adam_d")
+    exported, title = "generator", "Context Encoder (weights.pt of a run of notebook 10)"
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
         s = self.settings = settings
         self.seed = seed
-        self.place(device, precision, acceleration)
+        self.set_device(device, precision, acceleration)
         sees = s.size if s.composite else s.patch
         self.generator = initialise(Generator(s), seed, "generator", initialise_dcgan)
         self.discriminator = initialise(Discriminator(sees, s.width, s.conditional), seed, "discriminator",
@@ -263,7 +263,7 @@ class ContextEncoder(Trainer):
         self.band = overlap_weights(s.patch, s.overlap, s.overlap_weight).to(self.device)
         self.blank = masks.centre(1, s.size, hole=s.hole if s.region == "centre" else s.size // 2).to(self.device)
         self.bank = None if s.region == "centre" else masks.make(s.region, BANK, s.size, seed).to(self.device)
-        self._g, self._d, self._update = self.generator, self.discriminator, self.replayed(self.update)
+        self._g, self._d, self._update = self.generator, self.discriminator, self.as_cuda_graph(self.update)
         if self.compiled:
             self._g, self._d = torch.compile(self.generator), torch.compile(self.discriminator)
 

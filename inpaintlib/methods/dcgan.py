@@ -116,12 +116,12 @@ class DCGAN(Trainer):
         device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
     """
 
-    parts = ("generator", "discriminator", "adam_g", "adam_d")
+    state = ("generator", "discriminator", "adam_g", "adam_d")
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
         self.settings, self.seed = settings, seed
-        self.place(device, precision, acceleration)
+        self.set_device(device, precision, acceleration)
         self.generator, self.discriminator = Generator(settings), Discriminator(settings)
         for name in ("generator", "discriminator"):
             network = initialise(getattr(self, name), seed, name, initialise_dcgan)
@@ -129,7 +129,7 @@ class DCGAN(Trainer):
         betas = (settings.beta1, settings.beta2)
         self.adam_g = adam(self.generator, settings.lr, betas, self.device)
         self.adam_d = adam(self.discriminator, settings.lr, betas, self.device)
-        self._update_d, self._update_g = self.replayed(self.update_d), self.replayed(self.update_g)
+        self._update_d, self._update_g = self.as_cuda_graph(self.update_d), self.as_cuda_graph(self.update_g)
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update of D on uint8 photos (B,3,S,S), and G's updates where this step ends a turn.

@@ -438,8 +438,8 @@ class MEDFE(Trainer):
             weights missing where a term needs them.
     """
 
-    parts = ("network", "discriminators", "adam_g", "adam_d")
-    keeps, title = "network", "MEDFE (weights.pt of a run of notebook 41)"
+    state = ("network", "discriminators", "adam_g", "adam_d")
+    exported, title = "network", "MEDFE (weights.pt of a run of notebook 41)"
     settings_type, network_type = Settings, Network
     rule, features_of, corners = map(staticmethod, (initialise_dcgan, vgg_features, corners_in_hole))
 
@@ -447,7 +447,7 @@ class MEDFE(Trainer):
                  acceleration: str = "auto", vgg: nn.Sequential | None = None,
                  codes: tuple[CAE, CAE] | None = None, filling_only: bool = False):  # fmt: skip
         self.settings, self.seed = settings, seed
-        self.place(device, precision, acceleration)
+        self.set_device(device, precision, acceleration)
         self.network = initialise(self.network_type(settings), seed, "network", self.rule)
         judges = nn.ModuleList([Discriminator(settings.width), Discriminator(settings.width)])
         self.discriminators = initialise(judges, seed, "discriminators", initialise_spectral)
@@ -464,7 +464,7 @@ class MEDFE(Trainer):
             vgg = pretrained.vgg16(self.device) if vgg is None else vgg
             self.features = self.features_of(vgg).to(self.device)
         self._network = torch.compile(self.network) if self.compiled else self.network
-        self._update, self._update_pixels = self.replayed(self.update), self.replayed(self.update_pixels)
+        self._update, self._update_pixels = self.as_cuda_graph(self.update), self.as_cuda_graph(self.update_pixels)
 
     def _codes(self, codes: tuple[CAE, CAE] | None) -> nn.ModuleList:
         s, channels = self.settings, self.settings.channels[2]

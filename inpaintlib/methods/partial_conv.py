@@ -304,13 +304,13 @@ class PartialConvNet(Trainer):
         BadInput: a value that will not do, or VGG's weights missing where a term needs them.
     """
 
-    parts = ("network", "adam")
-    keeps, title = "network", "partial convolution network (weights.pt of a run of notebook 20)"
+    state = ("network", "adam")
+    exported, title = "network", "partial convolution network (weights.pt of a run of notebook 20)"
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
                  acceleration: str = "auto", vgg: nn.Sequential | None = None, bank: Tensor | None = None):  # fmt: skip
         self.settings, self.seed, self.second_stage = settings, seed, False
-        self.place(device, precision, acceleration)
+        self.set_device(device, precision, acceleration)
         self.bank = self._mask_bank(bank).to(self.device)
         self.network = initialised(UNet(settings), seed)
         self.network.to(self.device, memory_format=torch.channels_last)
@@ -322,7 +322,7 @@ class PartialConvNet(Trainer):
         self._network, self._objective = self.network, self.objective
         if self.compiled:
             self._network, self._objective = torch.compile(self.network), torch.compile(self.objective)
-        self._update = self.replayed(self.update)
+        self._update = self.as_cuda_graph(self.update)
 
     def _mask_bank(self, bank: Tensor | None) -> Tensor:
         s, bins = self.settings, masks.RATIO_BINS
@@ -351,7 +351,7 @@ class PartialConvNet(Trainer):
             block.norm.requires_grad_(not (second and self.settings.freeze_affine))
         for group in self.adam.param_groups:
             group["lr"] = self.settings.second_lr if second else self.settings.lr
-        self._update = self.replayed(self.update)
+        self._update = self.as_cuda_graph(self.update)
 
     def holes(self, n: int, step: int) -> Tensor:
         """The holes of a step, bool (n,1,S,S): masks of the bank, each mirrored and transposed at random."""
