@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -200,13 +202,13 @@ def sweep(
     if len(planned) > len(due):
         tqdm.write(f"{len(planned) - len(due)} of {len(planned)} runs were done before")
     due = [item for item in due if item not in elsewhere]
-    workers = max(1, min(workers or _default_workers(), len(due)))
+    workers = workers or _default_workers()
+    threads = None if scheduler else max(1, _cores() // workers)  # however few are due: other threads, other sums
     job = Job(None, inpaintlib.RESULTS.resolve(), inpaintlib.DATA.resolve(), limit=run_time_limit, afresh=afresh)
     end = time.monotonic() + (time_limit - min(GRACE + 15, time_limit / 4) if time_limit else float("inf"))
     ended = ""
     if due:
-        with cluster(scheduler, workers, job.results) as (client, slots):
-            threads = None if scheduler else max(1, _cores() // workers)
+        with cluster(scheduler, min(workers, len(due)), job.results) as (client, slots):
             futures = _submit(client, graph, needs, due, replace(job, threads=threads), slots)
             with tqdm(total=len(planned), initial=len(planned) - len(due), unit="run", disable=None) as bar:
                 ended = _watch(client, futures, end, bar)
@@ -305,6 +307,8 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
             yield client, {}
             return
         try:
+            there = urlsplit(address if "://" in address else f"tcp://{address}")
+            socket.create_connection((there.hostname, there.port), timeout=5).close()
             client = stack.enter_context(Client(address, timeout="5s"))
         except (OSError, ValueError, TypeError) as error:
             raise BadInput(f"the scheduler at {address} cannot be reached; start one with: dask scheduler") from error
