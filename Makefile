@@ -7,7 +7,8 @@ PRESET ?= quick
 .PHONY: study test lab full clean sweep fetch lint
 
 study: fetch sweep
-	@echo "Tables, figures and GIFs are in results/; open the notebooks with: make lab"
+	@$(PY) -m inpaintlib report --html
+	@echo "This page has all tables, figures and GIFs; open the notebooks with: make lab"
 
 sweep: .venv/installed # one study: make sweep STUDY=dcgan
 	$(PY) -m inpaintlib sweep $(STUDY) --preset $(PRESET)

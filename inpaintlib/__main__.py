@@ -73,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--watch", action="store_true", help="again every two seconds, until Ctrl-C")
 
     sub = command("report", report, "Execute a study's report notebook: tables, figures, GIFs, claims.")
-    sub.add_argument("study", help="the name of a study, the path of a sweep file, or all")
+    sub.add_argument("study", nargs="?", help="the name of a study, the path of a sweep file, or all")
+    sub.add_argument("--html", action="store_true", help="write all that there is as one page, results/report.html")
     sub.add_argument(
         "--preset",
         default="auto",
@@ -144,10 +145,14 @@ def status(options) -> None:
 def report(options) -> None:
     from inpaintlib.harness import report as reports
 
+    if options.study is None and not options.html:
+        raise BadInput("report: name a study, or all; --html writes one page of all that was reported")
     if options.study == "all":
         reports.execute_all(options.preset)
-    else:
+    elif options.study:
         print(reports.execute(options.study, options.preset) or f"{options.study} has no report of its own")
+    if options.html:
+        print(reports.html_page())
 
 
 def duration(text: str) -> float:

@@ -11,6 +11,7 @@ have shown (``detectable``) and how many would decide. ``by construction`` is no
 """
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -47,6 +48,7 @@ COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "publish
            "computed", "command"]  # fmt: skip
 NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "wins", "n_seeds",
            "n_photos", "n_pictures"]  # fmt: skip
+TWO_LOOKS = "Two looks at half the alpha each, the second with more seeds: p is twice the smaller one"
 DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direction themselves; else greater
 
 
@@ -54,8 +56,14 @@ DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direct
 
 
 def study_rows(study: str, presets: list[str]) -> pd.DataFrame:
-    """All rows of a study's claims in these presets, as claims.csv has them. A claim that no preset can say anything
-    about, and one that is malformed, has one row without a preset."""
+    """All rows of a study's claims in these presets, as claims.csv has them."""
+    return tables.as_text(judged(study, presets))[COLUMNS]
+
+
+def judged(study: str, presets: list[str], looks: int = 1) -> pd.DataFrame:
+    """``study_rows`` before they are text, with ``used``, the planned runs that each is about, an arm a list. A claim
+    that no preset can say anything about, and one that is malformed, has one row without a preset. ``looks`` 2: as at
+    the first of two looks."""
     plan, rows, seen = tables.load(study), [], set()
     results = {}
     for preset in presets:
@@ -77,36 +85,50 @@ def study_rows(study: str, presets: list[str]) -> pd.DataFrame:
             why = claim.get("why", "no preset has finished runs.")
             rows.append(_row(study, claim, Outcome(why=why)))
             continue
-        rows += [row | {"command": commands[preset]} for preset in results for row in _rows_of(claim, results[preset])]
-    return tables.as_text(_judged(pd.DataFrame(rows, columns=[*COLUMNS, "outcome", "note"])))[COLUMNS]
+        rows += [row | {"command": commands[preset]} for preset in results
+                 for row in _rows_of(claim, results[preset], looks)]  # fmt: skip
+    return _judged(pd.DataFrame(rows, columns=[*COLUMNS, "outcome", "note", "looks", "used"]))
 
 
-def _rows_of(claim: dict, results: Results) -> list[dict]:
+def _rows_of(claim: dict, results: Results, looks: int) -> list[dict]:
     """A claim's rows of one preset, one for each data set among its runs."""
     try:
         parted = divided(claim, results)
-        used = _used(claim, parted)
+        groups = _used(claim, parted)
     except NotTested as reason:
         return [_row(results.study, claim, Outcome(why=str(reason)), results)]
+    used = list({item.run_id: item for group in groups for item in group}.values())
     there = [item.parameters.get("dataset") for item in used] or list(parted.runs.get("dataset", [None]))
     datasets = [claim["dataset"]] if "dataset" in claim else list(dict.fromkeys(there))
     rows = []
     for dataset in datasets:
         some = [item for item in used if item.parameters.get("dataset") == dataset]
         of = {key: claim.get(key, {}) | {"dataset": dataset} for key in (("a", "b") if "a" in claim else ("where",))}
+        row_looks = looks
         if "dataset" in claim and dataset not in there:
             saw = ", ".join(map(str, dict.fromkeys(there)))
             outcome = Outcome(why=f"it is about {dataset}; the runs of {results.preset} saw {saw}.")
         else:
             why = _incomplete(some, results.states)
             outcome = Outcome(why=why) if why else test(claim | of, results)
-        rows.append(_row(results.study, claim | of, outcome, parted, dataset))
+            if any(item.added for item in some):
+                row_looks, outcome = 2, _of_two_looks(test(claim | of, results.first_look), outcome)
+        own = [[item for item in group if item.parameters.get("dataset") == dataset] for group in groups]
+        row = _row(results.study, claim | of, outcome, parted, dataset)
+        rows.append(row | {"looks": row_looks, "p": min(row_looks * outcome.p, 1.0), "used": own})
     return rows
 
 
-def _used(claim: dict, results: Results) -> list[sweep.Planned]:
-    """The planned runs that a claim is about."""
-    used = {}
+def _of_two_looks(first: Outcome, second: Outcome) -> Outcome:
+    """The second look, with the smaller p of both; the first one where it decided for the other side."""
+    if math.isnan(second.p) or not first.p < second.p:
+        return second
+    return replace(second, p=first.p) if first.side == second.side else first
+
+
+def _used(claim: dict, results: Results) -> list[list[sweep.Planned]]:
+    """The planned runs of each arm that a claim is about."""
+    used = []
     for arm in arms(claim):
         if "fill" in arm:
             continue
@@ -120,8 +142,8 @@ def _used(claim: dict, results: Results) -> list[sweep.Planned]:
             found = [item for item in found if _but_seed(item) in kinds]
         if results.plan and not found:
             raise NotTested(absent(results, arm, ", ".join(f"{name} = {value}" for name, value in arm.items())))
-        used |= {item.run_id: item for item in found}
-    return list(used.values())
+        used.append(found)
+    return used
 
 
 def _but_seed(item: sweep.Planned) -> tuple:
@@ -197,10 +219,10 @@ def _judged(rows: pd.DataFrame) -> pd.DataFrame:
         p = tested["p"].to_numpy(float)
         for i, adjusted, level in zip(tested.index, statistics.holm(p), statistics.holm_levels(p), strict=True):
             outcome: Outcome = rows.at[i, "outcome"]
-            detectable, needed = outcome.power(level)
+            detectable, needed = outcome.power(level / rows.at[i, "looks"])
             verdict = outcome.judge(adjusted)
             rows.loc[i, ["p_adjusted", "detectable", "verdict"]] = [adjusted, detectable, verdict]
-            said = [rows.at[i, "why"]]
+            said = [rows.at[i, "why"], TWO_LOOKS if rows.at[i, "looks"] == 2 else ""]
             if verdict == UNDECIDED:
                 rows.at[i, "seeds_needed"] = needed
             elif outcome.wins == outcome.wins and statistics.sign_flip_minimum(outcome.seeds) >= statistics.ALPHA:
@@ -344,7 +366,13 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def _markdown(rows: pd.DataFrame) -> str:
-    cells = {
+    shown = cells(rows).map(lambda text: text.replace("|", "\\|"))
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of claims.csv as text, a column for each thing that a reader is told."""
+    return pd.DataFrame({
         "id": rows["id"], "claim": [_claim(row) for row in rows.itertuples()], "metric": rows["metric"],
         "published": [number(row.published, row.direction) for row in rows.itertuples()],
         "ours [95 % interval]": [_interval(row) for row in rows.itertuples()],
@@ -352,9 +380,7 @@ def _markdown(rows: pd.DataFrame) -> str:
         "seeds": [f"{row.n_seeds:g}" if row.n_seeds else "" for row in rows.itertuples()],
         "preset": rows["preset"], "photos": [f"{row.dataset} {row.test_set}".strip() for row in rows.itertuples()],
         "verdict": [_verdict(row) for row in rows.itertuples()], "why": rows["why"],
-    }  # fmt: skip
-    shown = pd.DataFrame(cells).map(lambda text: str(text).replace("|", "\\|"))
-    return shown.to_markdown(index=False, disable_numparse=True)
+    }).map(str)  # fmt: skip
 
 
 def _claim(row) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.harness import claims, readme, sweep
+from inpaintlib.harness import claims, html, readme, sweep
 from inpaintlib.harness.parameters import notebook_parameters
 from inpaintlib.harness.runs import find
 from inpaintlib.harness.tables import Results
@@ -50,6 +50,13 @@ def execute_all(preset: str = "auto") -> list[Path]:
     if inpaintlib.RESULTS == inpaintlib.ROOT / "results":
         readme.update_readme()
     return done
+
+
+def html_page() -> str:
+    """Writes results/report.html (see html.py); returns the scoreboard of verdicts and the page's path, to print."""
+    page = html.write()
+    rows = claims.read() if (inpaintlib.RESULTS / "claims.csv").exists() else []
+    return f"{claims.scoreboard_text(rows)}\n\n{page}" if len(rows) else str(page)
 
 
 def _execute(notebook: Path, study: str, preset: str) -> Path:
