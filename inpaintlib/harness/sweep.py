@@ -29,6 +29,8 @@ it again: finished runs are skipped, and unfinished ones resume from what their 
 import csv
 import graphlib
 import itertools
+import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -49,6 +51,7 @@ from inpaintlib.harness.runs import Planned, Run
 
 OVERHEAD = 5.0  # seconds of a run beside its training
 PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
+REHEARSE = "INPAINT_REHEARSE"  # environment: by how much runs are shorter than planned (see full.py)
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,22 @@ def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | Non
             _check(sweep, f"{where}.runs[{i}]", point)
         for point in _points(grid | over):
             given = {**sweep.parameters, **chosen.parameters, **point, **label}
-            complete = declared.check(sweep.notebook, given)
+            complete = _rehearsed(declared.check(sweep.notebook, given))
             parameters = {n: v for n, v in complete.items() if n not in declared.ADDRESS}
             key = declared.digest(sweep.notebook, parameters)
             if key not in planned:
                 name = names.get(key) or declared.run_id(sweep.notebook, parameters, point)
                 planned[key] = Planned(sweep.study, name, parameters, sweep.notebook)
     return list(planned.values())
+
+
+def _rehearsed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with every length of training divided by what the environment says; nothing where it is silent."""
+    by = float(os.environ.get(REHEARSE, 1))
+    shorter = {name: value / by for name, value in parameters.items() if by > 1 and name.endswith("kimg")}
+    if by > 1 and "iterations" in parameters:
+        shorter["iterations"] = math.ceil(parameters["iterations"] / by)
+    return parameters | shorter
 
 
 def of_label(study: str | Path, label: str) -> list[Planned]:
