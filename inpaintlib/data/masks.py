@@ -1,27 +1,21 @@
-"""Holes: the masks of the four papers, generated from a seed, and those that people bring as pictures.
+"""Holes: the masks of the four papers, generated from a seed.
 
 Every generator is ``(n, size, seed, ...) -> bool (n, 1, size, size)`` on the CPU, True = hole. Mask ``i`` depends on
 ``(seed, i)`` alone, so the first four of eight masks are the four masks of the same seed. Every mask has at least one
 hole pixel and one known pixel. Lengths are fractions of ``size``, so that a recipe looks alike at every resolution.
+All raise BadInput for a parameter out of range.
 """
 
 import inspect
-import io
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import floor
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from inpaintlib import BadInput
-from inpaintlib.files import reason
 
 RATIO_BINS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
 """The hole-area bins (lo, hi] in which partial convolutions are reported (Liu 2018, Table 1)."""
@@ -32,8 +26,7 @@ BORDERS = ("touching", "clear")
 SIDES = ("left", "right", "top", "bottom")
 LARGEST = 8192  # px a side: larger masks fill the memory
 
-
-# Generators ----------------------------------------------------------------------------------------------------------
+# Generators
 
 
 def centre(n: int, size: int, seed: int = 0, hole: int | None = None) -> Tensor:
@@ -74,12 +67,10 @@ def random_block(n: int, size: int, seed: int, max_area: float = 0.25) -> Tensor
 
 
 def random_region(n: int, size: int, seed: int, area: tuple[float, float] = (0.2, 0.3)) -> Tensor:
-    """Blobs that cover a share of the image within ``area``, both ends included (Pathak 2016's released code).
+    """Blobs that cover a fraction of the image within ``area``, ends included (Pathak 2016's released code).
 
-    Uniform noise is enlarged bicubically and thresholded at .25, and windows of the wanted area are kept. One noise
-    cell is 10000/600 px in a window of 128 px and grows with ``size``. The released code takes one window for a
-    whole batch; here each mask has its own. The paper itself deforms PASCAL VOC object masks.
-
+    Uniform noise is enlarged bicubically and thresholded at .25, and windows of the wanted area are kept. The released
+    code takes one window for a whole batch; here each mask has its own. The paper itself deforms PASCAL VOC's masks.
     Raises BadInput for an area that the thresholded noise does not reach (it lies around 0.2).
     """
     low, high = _check_range("area", area)
@@ -101,8 +92,7 @@ def random_region(n: int, size: int, seed: int, area: tuple[float, float] = (0.2
 def pattern(n: int, size: int, seed: int, fraction: float = 0.25) -> Tensor:
     """Blobs that cover exactly ``fraction`` of the image, to the pixel: Yeh 2017's "pattern" masks.
 
-    Published is only that about 25 % is missing; neither recipe nor code was released. The shapes here are those of
-    `random_region`, thresholded at the quantile that gives the area.
+    Published is only that about 25 % is missing; the shapes here are those of `random_region`.
     """
     _check_fraction("fraction", fraction)
     return _stack(lambda rng: _lowest(_noise(rng, size, windows=1), fraction * size**2), n, size, seed)
@@ -129,9 +119,9 @@ def half(n: int, size: int, seed: int, side: str | None = None) -> Tensor:
 def strokes(
     n: int, size: int, seed: int, count: tuple[int, int] = (2, 6), width: tuple[float, float] = (0.04, 0.1)
 ) -> Tensor:
-    """Free-form brush strokes: ``count`` winding strokes, each ``width`` of the image wide, both ends included.
+    """Brush strokes: ``count`` winding strokes, each ``width`` of the image wide, both ends included.
 
-    In the manner of the free-form masks of Yu 2019 (gated convolution); the numbers are ours.
+    In the manner of Yu 2019 (gated convolution); the numbers are ours.
     """
     low, high = _check_range("width", width)
     if not 1 <= count[0] <= count[1]:
@@ -151,8 +141,7 @@ def irregular(
 ) -> Tensor:
     """Irregular holes of an exact area, in the likeness of Liu 2018's flow-occlusion masks.
 
-    1. Draw 2 to 8 primitives around and over the image: 50 % outlines of a moved object (a polygon XOR its
-       translate), 35 % thin random walks, 15 % clusters of specks.
+    1. Draw 2 to 8 primitives around and over the image (:func:`_draw_primitive`).
     2. Draw an area in the bin ``ratio`` = (lo, hi], and make the hole the pixels nearest to what was drawn: a
        dilation, or an erosion where more than that was drawn. Each mask has a widest dilation, of 9 to 49 px of 512
        across as in the paper, times 1 + 3.5 f^2, f the fraction to be masked of what may be; where it does not reach
@@ -162,13 +151,12 @@ def irregular(
     connected holes and a widest place of 23 and 25 px radius, these 4.0 and 1.5 of 21 and 27 px.
 
     ``border="touching"`` allows holes at the image border and does not force them there, as in the paper ("N");
-    ``"clear"`` keeps them out of the outer round(50·size/512) px ("B").
-
-    Raises BadInput for a bin that has no whole number of pixels or does not fit inside a clear border.
+    ``"clear"`` keeps them out of the outer round(50·size/512) px ("B"). Raises BadInput for a bin that has no whole
+    number of pixels or does not fit inside a clear border.
     """
     low, high = _check_range("ratio", ratio)
     fewest, most = floor(low * size**2 + 1e-9) + 1, floor(high * size**2 + 1e-9)
-    frame = _frame(size, border)
+    frame = frame_width(size, border)
     if not fewest <= min(most, size**2 - 1) or most > (size - 2 * frame) ** 2:
         raise BadInput(f"ratio=({low}, {high}] has no mask of {size} px with border {border!r}: widen it or lower it.")
 
@@ -180,7 +168,8 @@ def irregular(
         while True:
             for _ in range(primitives):
                 _draw_primitive(drawn, rng)
-            distance = _signed_distance(drawn)
+            outside, inside = (cv2.distanceTransform(d, cv2.DIST_L2, cv2.DIST_MASK_5) for d in (1 - drawn, drawn))
+            distance = outside.astype(np.float64) - inside
             distance += rng.uniform(-0.5, 0.5) * np.linspace(0, 1, size)  # breaks ties by less than a pixel
             if frame:
                 distance = np.pad(distance[frame:-frame, frame:-frame], frame, constant_values=np.inf)
@@ -192,22 +181,13 @@ def irregular(
 
 
 KINDS: dict[str, Callable[..., Tensor]] = {
-    "centre": centre,
-    "random_block": random_block,
-    "random_region": random_region,
-    "irregular": irregular,
-    "random_pixels": random_pixels,
-    "half": half,
-    "pattern": pattern,
-    "strokes": strokes,
+    kind.__name__: kind
+    for kind in (centre, random_block, random_region, irregular, random_pixels, half, pattern, strokes)
 }
 
 
 def make(kind: str, n: int, size: int, seed: int, **options) -> Tensor:
-    """Masks of the kind that ``KINDS`` names, with that generator's own options.
-
-    Raises BadInput for an unknown kind or option, and lists the right ones.
-    """
+    """Masks of the kind that ``KINDS`` names. Raises BadInput for an unknown kind or option, and lists those known."""
     if kind not in KINDS:
         raise BadInput(f"mask kind {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
     known = [name for name in inspect.signature(KINDS[kind]).parameters if name not in ("n", "size", "seed")]
@@ -217,78 +197,7 @@ def make(kind: str, n: int, size: int, seed: int, **options) -> Tensor:
     return KINDS[kind](n, size, seed, **options)
 
 
-# Pictures of masks ---------------------------------------------------------------------------------------------------
-
-_NVIDIA_FOLDERS = {"test": "testing_mask_dataset", "train": "disocclusion_img_mask"}
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, zipfile.BadZipFile,
-                    Image.DecompressionBombError)  # fmt: skip
-
-
-def nvidia(
-    source: str | Path,
-    size: int,
-    *,
-    ratio: tuple[float, float] | None = None,
-    border: str | None = None,
-    limit: int | None = None,
-    kind: str | None = None,
-    fifth: bool | None = None,
-) -> Tensor:
-    """NVIDIA's irregular masks (Liu 2018) from their zip archive or unpacked folder: bool (n, 1, size, size).
-
-    ``kind`` is "test" (testing_mask_dataset/NNNNN.png, white = hole) or "train" (disocclusion_img_mask/*.png, white =
-    known), found from the folder name unless told. Test masks come in file order; ``ratio`` (one of ``RATIO_BINS``)
-    and ``border`` select among them: thousand k is bin k // 2, clear of the border where k is even. ``limit`` takes so
-    many, evenly spaced over the selected files. ``fifth`` takes every fifth test file (True: numbers 4, 9, 14, ...) or
-    all others (False), so that whoever lacks the training masks can train on the former. Pictures are resized by
-    nearest neighbour, so a hole's fraction can leave its bin by a little: bin results by `hole_ratio`.
-
-    Training masks are the raw occlusions: the paper dilates, moves, rotates and crops them. They are binarised at 0.6,
-    as there; those with nothing left to fill or to know are left out.
-
-    Raises BadInput for a missing, foreign or truncated archive, and where the content contradicts the polarity: a test
-    mask's hole must lie in its file number's bin (to 0.005) and border rule, the typical training mask must be mostly
-    known.
-    """
-    if ratio is not None and not any(np.allclose(ratio, known) for known in RATIO_BINS):
-        raise BadInput(f"ratio={ratio} is none of the bins of NVIDIA's masks: choose one of {RATIO_BINS}.")
-    if border not in (None, *BORDERS):
-        raise BadInput(f"border={border!r} is unknown: choose one of {', '.join(BORDERS)}.")
-    if limit is not None and limit < 1:
-        raise BadInput(f"limit={limit} selects no mask: give at least 1.")
-    with _pictures(Path(source)) as pictures:
-        kind = kind or _nvidia_kind(source, pictures)
-        if kind not in _NVIDIA_FOLDERS:
-            raise BadInput(f"kind={kind!r} is unknown: choose test or train.")
-        names = [name for name in pictures if _NVIDIA_FOLDERS[kind] in Path(name).parts] or list(pictures)
-        if kind == "train":
-            if ratio is not None or border is not None:
-                raise BadInput(f"{source}: the training masks are not sorted by ratio or border: leave both out.")
-            return _nvidia_train(source, pictures, names, size, limit)
-        names = [name for name in names if _selected(*_nvidia_bin(name), ratio, border)]
-        if fifth is not None:
-            names = [name for name in names if (int(Path(name).stem) % 5 == 4) == fifth]
-        if not names:
-            which = "" if fifth is None else ", every fifth file" if fifth else ", every fifth file left out"
-            raise BadInput(f"{source}: holds no mask with ratio={ratio} and border={border!r}{which}.")
-        return torch.cat([_nvidia_test_mask(name, pictures[name], size) for name in _spread(names, limit)])
-
-
-def read_mask(path: str | Path, size: int | tuple[int, int] | None = None) -> Tensor:
-    """A user's own mask picture as bool (1, 1, H, W), white = hole; ``size`` is a side or (H, W) in px.
-
-    Resized by nearest neighbour, then cut at half the range, so greys and JPEG noise stay binary; transparency is
-    ignored.
-
-    Raises BadInput for a file that is missing or no picture, and for a mask that is all hole or has no hole.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path}: there is no such mask picture.")
-    grey = _decode(str(path), path.read_bytes)
-    mask = _resize(grey > 0.5, size if size is not None else grey.shape)
-    _check_both(mask, str(path))
-    return mask
+# Any masks
 
 
 def check(mask: Tensor, photos: Tensor) -> None:
@@ -296,20 +205,35 @@ def check(mask: Tensor, photos: Tensor) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise BadInput(f"mask is {found}: give a bool tensor, True = hole.")
-    if mask.ndim != 4 or mask.shape[1] != 1:
-        raise BadInput(f"mask has shape {tuple(mask.shape)}: give (B, 1, H, W).")
     wanted = (photos.shape[0], 1, *photos.shape[-2:])
     if mask.shape != wanted:
         raise BadInput(f"mask has shape {tuple(mask.shape)}, the photos need {wanted}.")
-    _check_both(mask, "mask")
+    check_both(mask, "mask")
+
+
+def check_both(mask: Tensor, what: str) -> None:
+    """Raises BadInput unless each mask has a hole pixel and a known pixel."""
+    for i, holes in enumerate(mask.sum((1, 2, 3)).tolist()):
+        number = f" (number {i})" if len(mask) > 1 else ""
+        if holes == 0:
+            raise BadInput(f"{what}{number} has no hole: mark at least one pixel.")
+        if holes == mask[i].numel():
+            raise BadInput(f"{what}{number} is all hole: leave at least one pixel known.")
 
 
 def hole_ratio(mask: Tensor) -> Tensor:
-    """The share of hole pixels of each mask: (n, 1, H, W) -> float64 (n,), exact enough to compare with a bin."""
+    """The fraction of hole pixels of each mask: (n, 1, H, W) -> float64 (n,), exact enough to compare with a bin."""
     return mask.sum((1, 2, 3)).double() / mask[0].numel()
 
 
-# Helpers of the generators -------------------------------------------------------------------------------------------
+def frame_width(size: int, border: str) -> int:
+    """Width in px of the frame that holes keep out of. Raises BadInput for an unknown border."""
+    if border not in BORDERS:
+        raise BadInput(f"border={border!r} is unknown: choose one of {', '.join(BORDERS)}.")
+    return round(50 * size / 512) if border == "clear" else 0
+
+
+# Helpers of the generators
 
 
 def _generators(n: int, size: int, seed: int) -> list[np.random.Generator]:
@@ -321,7 +245,7 @@ def _generators(n: int, size: int, seed: int) -> list[np.random.Generator]:
 
 def _stack(draw: Callable[[np.random.Generator], np.ndarray], n: int, size: int, seed: int) -> Tensor:
     mask = torch.from_numpy(np.stack([draw(rng) for rng in _generators(n, size, seed)]))[:, None]
-    _check_both(mask, "these options give a mask that")
+    check_both(mask, "these options give a mask that")
     return mask
 
 
@@ -343,32 +267,23 @@ def _noise(rng: np.random.Generator, size: int, windows: int) -> np.ndarray:
 
 
 def _draw_primitive(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """One primitive of `irregular`."""
+    """One of: what a moving object uncovers (50 %), a thin walk (35 %), and single pixels as errors of the optical
+    flow leave (15 %)."""
     choice = rng.random()
-    if choice < 0.5:
-        _draw_moved_polygon(canvas, rng)
-    elif choice < 0.65:
-        _draw_specks(canvas, rng)
+    if choice < 0.5:  # a polygon around or over the image XOR its translate, moved by 3 % of the width (s.d.)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(5, 12)))
+        radii = rng.uniform(0.1, 0.4) * rng.uniform(0.5, 1, len(angles))
+        polygon = rng.uniform(-0.25, 1.25, 2) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+        moved = polygon + rng.normal(0, 0.03, 2)
+        alone = np.zeros_like(canvas)
+        cv2.fillPoly(alone, [_pixels(polygon, canvas), _pixels(moved, canvas)], 1)  # two outlines: filled even-odd
+        canvas |= alone
+    elif choice < 0.65:  # a loose cluster of 4 to 20 pixels
+        specks = rng.uniform(0, 1, 2) + rng.normal(0, 0.12, (rng.integers(4, 21), 2))
+        x, y = _pixels(specks[((specks >= 0) & (specks < 1)).all(1)], canvas).T
+        canvas[y, x] = 1
     else:
         _draw_walk(canvas, rng, step=0.06, turn=0.5, thickness=max(1, round(rng.uniform(1, 4) * len(canvas) / 256)))
-
-
-def _draw_moved_polygon(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """A polygon around or over the image XOR its translate (s.d. 3 % of the width): what a moving object uncovers."""
-    angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(5, 12)))
-    radii = rng.uniform(0.1, 0.4) * rng.uniform(0.5, 1, len(angles))
-    polygon = rng.uniform(-0.25, 1.25, 2) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
-    moved = polygon + rng.normal(0, 0.03, 2)
-    alone = np.zeros_like(canvas)
-    cv2.fillPoly(alone, [_pixels(polygon, canvas), _pixels(moved, canvas)], 1)  # two outlines: filled even-odd
-    canvas |= alone
-
-
-def _draw_specks(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """A loose cluster of 4 to 20 single pixels, as errors of the optical flow leave."""
-    specks = rng.uniform(0, 1, 2) + rng.normal(0, 0.12, (rng.integers(4, 21), 2))
-    x, y = _pixels(specks[((specks >= 0) & (specks < 1)).all(1)], canvas).T
-    canvas[y, x] = 1
 
 
 def _draw_walk(canvas: np.ndarray, rng: np.random.Generator, step: float, turn: float, thickness: int) -> None:
@@ -385,152 +300,12 @@ def _pixels(points: np.ndarray, canvas: np.ndarray) -> np.ndarray:
     return np.floor(points * len(canvas)).astype(np.int32)
 
 
-def _signed_distance(drawn: np.ndarray) -> np.ndarray:
-    """Distance in px to what is drawn: positive outside it, negative inside."""
-    outside = cv2.distanceTransform(1 - drawn, cv2.DIST_L2, cv2.DIST_MASK_5)
-    inside = cv2.distanceTransform(drawn, cv2.DIST_L2, cv2.DIST_MASK_5)
-    return outside.astype(np.float64) - inside
-
-
-def _frame(size: int, border: str) -> int:
-    """Width in px of the frame that holes keep out of."""
-    if border not in BORDERS:
-        raise BadInput(f"border={border!r} is unknown: choose one of {', '.join(BORDERS)}.")
-    return round(50 * size / 512) if border == "clear" else 0
-
-
-# Helpers of the readers ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _pictures(source: Path) -> Iterator[dict[str, Callable[[], bytes]]]:
-    """The PNG files of a zip archive or folder, by name: functions that read them."""
-    if source.is_dir():
-        files = sorted(source.rglob("*.png"))
-        pictures = {str(Path(source.resolve().name, file.relative_to(source))): file.read_bytes for file in files}
-        _check_any(source, pictures)
-        yield pictures
-        return
-    if not source.exists():
-        raise BadInput(f"{source}: there is no such mask archive: fetch it, or give its zip file or unpacked folder.")
-    try:
-        archive = zipfile.ZipFile(source)
-    except zipfile.BadZipFile as error:
-        raise BadInput(f"{source}: is truncated or is not a zip archive ({error}): fetch it again.") from error
-    except OSError as error:
-        raise BadInput(f"{source}: cannot be read ({reason(error)}).") from error
-    with archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".png") and "__MACOSX" not in name)
-        pictures = {name: (lambda name=name: archive.read(name)) for name in names}
-        _check_any(source, pictures)
-        yield pictures
-
-
-def _decode(name: str, read: Callable[[], bytes]) -> np.ndarray:
-    """A picture as greys (H, W) in [0, 1]."""
-    try:
-        picture = Image.open(io.BytesIO(read()))
-        picture.load()
-    except UnidentifiedImageError:  # it would name the bytes' place in memory
-        raise BadInput(f"{name}: is a picture of no known format: give a PNG.") from None
-    except _DECODING_ERRORS as error:
-        raise BadInput(f"{name}: cannot be read as a picture ({error}).") from error
-    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
-        raise BadInput(f"{name}: has floating-point or 32-bit pixels, of which white is unknown: give 8 or 16 bits.")
-    if picture.mode.startswith("I"):  # 16-bit greys, which PIL would clip
-        return np.asarray(picture, np.float32) / 65535
-    return np.asarray(picture.convert("L"), np.float32) / 255
-
-
-def _resize(mask: np.ndarray, size: int | tuple[int, int]) -> Tensor:
-    """Nearest neighbour: bool (H, W) -> (1, 1, *size)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    picture = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(picture))[None, None]
-
-
-def _nvidia_kind(source: str | Path, pictures: dict) -> str:
-    found = [kind for kind, folder in _NVIDIA_FOLDERS.items() if any(folder in Path(name).parts for name in pictures)]
-    if len(found) != 1:
-        folders = " or ".join(_NVIDIA_FOLDERS.values())
-        raise BadInput(f"{source}: does not hold just one folder {folders}: say kind='test' or kind='train'.")
-    return found[0]
-
-
-def _nvidia_bin(name: str) -> tuple[tuple[float, float], str]:
-    """The area bin and border rule of a test file, by its number."""
-    number = Path(name).stem
-    if not (number.isdecimal() and int(number) < 12000):
-        raise BadInput(f"{name}: is no test mask of NVIDIA's, which are 00000.png to 11999.png.")
-    thousand = int(number) // 1000
-    return RATIO_BINS[thousand // 2], "clear" if thousand % 2 == 0 else "touching"
-
-
-def _selected(file_ratio: tuple, file_border: str, ratio: tuple | None, border: str | None) -> bool:
-    return (ratio is None or np.allclose(ratio, file_ratio)) and border in (None, file_border)
-
-
-def _nvidia_test_mask(name: str, read: Callable[[], bytes], size: int) -> Tensor:
-    hole = _decode(name, read) > 0.5
-    (low, high), border = _nvidia_bin(name)
-    if not low - 0.005 <= hole.mean() <= high + 0.005:
-        raise BadInput(
-            f"{name}: {hole.mean():.3f} of it is white, but its number says a hole of {low} to {high}: "
-            "give NVIDIA's own test masks, in which white is the hole."
-        )
-    frame = _frame(len(hole), border)
-    if frame and hole.sum() > hole[frame:-frame, frame:-frame].sum():
-        raise BadInput(f"{name}: has a hole within {frame} px of the border, but its number says clear of it.")
-    mask = _resize(hole, size)
-    _check_both(mask, f"{name} at {size} px")
-    return mask
-
-
-def _nvidia_train(source: str | Path, pictures: dict, names: list[str], size: int, limit: int | None) -> Tensor:
-    probe = [np.mean(_decode(name, pictures[name]) <= 0.6) for name in _spread(names, 25)]
-    if np.median(probe) > 0.5:
-        raise BadInput(
-            f"{source}: a typical mask would be {np.median(probe):.0%} hole, so white is no known pixel here: "
-            "give NVIDIA's own training masks, in which white is known."
-        )
-    mask = torch.cat([_resize(_decode(name, pictures[name]) <= 0.6, size) for name in _spread(names, limit)])
-    mask = mask[mask.any((1, 2, 3)) & ~mask.all((1, 2, 3))]
-    if not len(mask):
-        raise BadInput(f"{source}: holds no training mask with both hole and known pixels at {size} px.")
-    return mask
-
-
-def _spread(names: list[str], limit: int | None) -> list[str]:
-    """At most ``limit`` of the names, evenly spaced."""
-    if limit is None or limit >= len(names):
-        return names
-    return [names[i * len(names) // limit] for i in range(limit)]
-
-
-# Checks --------------------------------------------------------------------------------------------------------------
-
-
-def _check_any(source: Path, pictures: dict) -> None:
-    if not pictures:
-        raise BadInput(f"{source}: holds no PNG file.")
-
-
-def _check_both(mask: Tensor, what: str) -> None:
-    """BadInput unless each mask has a hole pixel and a known pixel."""
-    for i, holes in enumerate(mask.sum((1, 2, 3)).tolist()):
-        number = f" (number {i})" if len(mask) > 1 else ""
-        if holes == 0:
-            raise BadInput(f"{what}{number} has no hole: mark at least one pixel.")
-        if holes == mask[i].numel():
-            raise BadInput(f"{what}{number} is all hole: leave at least one pixel known.")
-
-
 def _check_fraction(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise BadInput(f"{name}={value} is no share of the image: choose a number between 0 and 1.")
+        raise BadInput(f"{name}={value} is no fraction of the image: choose a number between 0 and 1.")
 
 
 def _check_range(name: str, pair: tuple[float, float]) -> tuple[float, float]:
     if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= 1:
-        raise BadInput(f"{name}={pair} is no range of shares: give (low, high) with 0 <= low < high <= 1.")
+        raise BadInput(f"{name}={pair} is no range of fractions: give (low, high) with 0 <= low < high <= 1.")
     return pair[0], pair[1]

@@ -31,7 +31,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from inpaintlib import ROOT, BadInput, Inpainter
-from inpaintlib.data import datasets, masks
+from inpaintlib.data import datasets, masks, nvidia_masks
 from inpaintlib.data.photos import to_rgb
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.harness import figures
@@ -77,7 +77,7 @@ def _cell_holes(source: str, n: int, size: int, seed: int) -> tuple[str, Tensor]
     cells = list(CELLS.itertuples(index=False))
     if archive is None:
         return "generated masks", torch.stack([masks.irregular(n, size, seed, (a, b), c) for a, b, c in cells], 1)
-    there = [masks.nvidia(archive, size, ratio=(a, b), border=c, limit=n, fifth=False) for a, b, c in cells]
+    there = [nvidia_masks.load(archive, size, ratio=(a, b), border=c, limit=n, fifth=False) for a, b, c in cells]
     return "NVIDIA's masks", torch.stack([some[torch.arange(n) % len(some)] for some in there], 1)
 
 
@@ -106,8 +106,8 @@ def training_masks(kind: str, n: int, size: int, seed: int) -> Tensor | None:
     if kind != "nvidia":
         raise BadInput(f"train_masks: {kind!r} will not do; it must be generated, nvidia, centre or blocks")
     if archive := _located("nvidia_masks_train"):
-        return dilated(masks.nvidia(archive, size, limit=n), seed)
-    return masks.nvidia(_located("nvidia_masks_test", needed=True), size, limit=n, fifth=True)
+        return dilated(nvidia_masks.load(archive, size, limit=n), seed)
+    return nvidia_masks.load(_located("nvidia_masks_test", needed=True), size, limit=n, fifth=True)
 
 
 def dilated(raw: Tensor, seed: int) -> Tensor:
