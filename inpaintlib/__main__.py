@@ -1,4 +1,4 @@
-"""The command line: ``python -m inpaintlib fetch | prepare | sweep | status | report | bench``.
+"""The command line: ``python -m inpaintlib fetch | prepare | sweep | status | report | inpaint | bench``.
 
 Bad input ends in one sentence and exit status 2, Ctrl-C in 130; a sweep with failed runs ends in 1.
 """
@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
                      help="only runs that failed (are damaged, diverged, done), from their beginning")  # fmt: skip
     sub.add_argument("--dry-run", action="store_true", help="only say which runs are to do and how long they take")
     sub.add_argument("--time-limit", type=duration, metavar="9m", help="stop at checkpoints before that; s, m, h or d")
+    sub.add_argument("--until", choices=("decided",), help="add seeds to claims that the preset leaves undecided")
+    sub.add_argument("--budget", type=duration, metavar="3h", default=10800.0, help="time for them (default: 3h)")
     sub.add_argument("--run-time-limit", type=duration, metavar="2h", help="a run that takes longer fails")
 
     sub = command("status", status, "List runs: done, running, failed, damaged, stale, diverged or unfinished.")
@@ -80,6 +82,16 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto (the largest that is complete), or a name, such as quick+ratio=10,50",
     )
+
+    sub = command("inpaint", fill, "Fill holes of your own photos, of any size; known pixels keep their bytes.")
+    sub.add_argument("photo", nargs="+", help="photos, or folders of them")
+    sub.add_argument("--mask", required=True, help="a PNG of the photo's size, white = hole; a folder of such PNGs, "
+                     "named as photos are; alpha (what is not opaque is hole); or centre (half the short side)")
+    sub.add_argument("--method", required=True, metavar="NAME[,NAME...]", help="such as partial_conv,telea")
+    sub.add_argument("--checkpoint", metavar="FILE", help="the weights, not those of the largest finished preset")
+    sub.add_argument("--out", required=True, metavar="DIR", help="gets PHOTO_METHOD.png, and contact_sheet.png of all")
+    sub.add_argument("--blend", action="store_true", help="let each fill meet the known pixels (Poisson blending)")
+    sub.add_argument("--device", default="auto", help="auto | cpu | cuda")
 
     sub = command("bench", bench, "Measure training speed beside a plain baseline; writes results/bench.csv.")
     sub.add_argument("name", help="context_encoder | partial_conv | latent_search")
@@ -113,20 +125,18 @@ def prepare(options) -> None:
 
 
 def sweep(options) -> int:
+    from inpaintlib.harness import decide
     from inpaintlib.harness import sweep as sweeps
 
-    return sweeps.run(
-        sweeps.names() if options.study == ["all"] else options.study,
-        options.preset,
-        options.workers,
-        overrides=sweeps.parse_pairs("--set", options.set),
-        only=sweeps.parse_pairs("--only", options.only),
-        rerun=options.rerun,
-        dry=options.dry_run,
-        scheduler=options.scheduler,
-        time_limit=options.time_limit,
-        run_time_limit=options.run_time_limit,
-    )
+    studies = sweeps.names() if options.study == ["all"] else options.study
+    how = {"workers": options.workers, "dry": options.dry_run, "scheduler": options.scheduler,
+           "time_limit": options.time_limit, "run_time_limit": options.run_time_limit}  # fmt: skip
+    if options.until:
+        if options.set or options.only or options.rerun:
+            raise BadInput("--until decided chooses the runs itself; leave --set, --only and --rerun out")
+        return decide.run(studies, options.preset, options.budget, **how)
+    over, only = (sweeps.parse_pairs(name, pairs) for name, pairs in (("--set", options.set), ("--only", options.only)))
+    return sweeps.run(studies, options.preset, overrides=over, only=only, rerun=options.rerun, **how)
 
 
 def status(options) -> None:
@@ -153,6 +163,15 @@ def report(options) -> None:
         print(reports.execute(options.study, options.preset) or f"{options.study} has no report of its own")
     if options.html:
         print(reports.html_page())
+
+
+def fill(options) -> int:
+    from pathlib import Path
+
+    from inpaintlib import inpaint
+
+    return inpaint.run(options.photo, options.mask, options.method.split(","), Path(options.out), options.checkpoint,
+                       options.blend, options.device)  # fmt: skip
 
 
 def duration(text: str) -> float:

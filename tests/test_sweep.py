@@ -415,6 +415,52 @@ def test_a_run_that_became_done_meanwhile_is_not_executed_again(study, scheduler
     assert not (item.run.folder / "starts").exists()
 
 
+def test_a_dataset_that_is_missing_leaves_out_its_study_and_who_needs_it_alone(study, monkeypatch, capsys):
+    monkeypatch.setitem(globals(), "PARAMETERS", PARAMETERS + 'dataset: str = "demo"  # photos\n')
+    path = study("{quick: {runs: [{seed: 1}]}}")
+    for name, more in (
+        ("faces", "parameters: {dataset: celeba}"),
+        ("after", "needs: [faces]"),
+        ("far", "needs: [after]"),
+    ):
+        text = path.read_text().replace("study: tiny", f"study: {name}").replace("parameters: {}", "")
+        path.with_stem(name).write_text(f"{text}{more}\n")
+    made = []
+    monkeypatch.setattr(sweep, "_check_dataset", lambda name: missing() if name == "celeba" else None)
+    monkeypatch.setattr(engine, "sweep", lambda graph, needs, due, *_, **__: made.extend(i.study for i in due) or 0)
+
+    def missing():
+        raise BadInput("the dataset celeba is not here.")
+
+    assert sweep.run(["tiny", "far"]) == 1
+    assert made == ["tiny"]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")] == [
+        "left out  faces: the dataset celeba is not here.",
+        "left out  after: it needs faces.",
+        "left out  far: it needs after.",
+    ]
+    with pytest.raises(BadInput, match="the dataset celeba is not here"):
+        sweep.run("far")
+    assert made == ["tiny"]
+
+
+def test_a_disk_too_small_for_the_preset_is_one_sentence_before_it_starts(study, monkeypatch):
+    path, usage = study("{quick: {runs: [{seed: [0, 1, 2, 3]}]}}"), type("Usage", (), {"free": 2_500_000})
+    first, second, *_ = sweep.plan(path, "quick")
+    monkeypatch.setattr(sweep.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(engine, "sweep", lambda *_, **__: 0)
+    with pytest.raises(BadInput, match=r"4 runs need about 0\.4 GB, and .* has 0\.0 GB free: make room, or"):
+        sweep.run(path)
+    put(first.run, first.parameters)  # of a clone: it has no weights
+    with pytest.raises(BadInput, match=r"3 runs need about 0\.3 GB"):
+        sweep.run(path)
+    (first.run.folder / "weights.pt").write_bytes(bytes(1_000_000))
+    with pytest.raises(BadInput, match=r"3 runs need about 0\.0 GB"):  # three of a megabyte
+        sweep.run(path)
+    put(second.run, second.parameters)
+    assert sweep.run(path) == 0
+
+
 @pytest.mark.parametrize(
     ("about", "workers", "sentence"),
     [
@@ -464,7 +510,7 @@ def test_a_run_gets_as_many_threads_however_few_runs_are_due(study, monkeypatch)
 
 
 def start(*arguments, results=None, **more):
-    environment = {**os.environ, "INPAINT_RESULTS": str(results or inpaintlib.RESULTS), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "INPAINT_RESULTS": str(results or inpaintlib.RESULTS), "OMP_NUM_THREADS": "1", **more}
     return subprocess.Popen([sys.executable, "-m", "inpaintlib", "sweep", *map(str, arguments)], cwd=ROOT,
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             start_new_session=True)  # fmt: skip
@@ -480,12 +526,17 @@ def family(process):
     return found
 
 
-def test_an_interrupted_sweep_leaves_no_process_and_resumes(study):
+def test_a_sweep_outlives_the_machines_sleep_and_interrupted_leaves_no_process_and_resumes(study):
     path = study("{quick: {runs: [{seed: 9}, {act: sleep, seed: [0, 1]}, {seed: 8}]}}")
-    process = start(path, "--workers", "2")
+    process = start(path, "--workers", "2", DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="1s")
     wait_for(lambda: len(run_pids()) >= 3, 120)
     everyone = family(process)
     assert len(everyone) >= 7  # the sweep; two workers, each with a server and a run
+    for what in (psutil.Process.suspend, psutil.Process.resume):
+        for pid in everyone:
+            what(psutil.Process(pid))
+        time.sleep(2)
+    assert (process.poll(), family(process)) == (None, everyone)  # no worker was given up
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output

@@ -47,14 +47,14 @@ class Toy:
         content |= {"presets": presets, "claims": claims or []}
         (self.root / "notebooks" / "sweeps" / f"{study}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
-    def finish(self, preset: str, measure, photos=None, skip=lambda p: False, commit: str = "c" * 40) -> None:
+    def finish(self, preset: str, measure, photos=None, skip=lambda p: False, commit: str = "c" * 40, items=()) -> None:
         """Finishes all planned runs of a preset. ``measure(parameters)``: their metrics, over the defaults;
         ``photos(parameters)``: columns of per_image; ``skip(parameters)``: whether to leave a run out."""
-        for item in sweep.plan("toy", preset):
+        for item in items or sweep.plan("toy", preset):
             p = item.parameters
             if skip(p):
                 continue
-            folder = Run("toy", item.run_id).folder
+            folder = Run(item.study, item.run_id).folder
             folder.mkdir(parents=True, exist_ok=True)
             given = {"id": [f"{i}.png" for i in range(6)], "picture": [0, 0, 1, 1, 2, 2]}
             frame = pd.DataFrame(given | (photos(p) if photos else {"anything": np.arange(6.0)}))

@@ -138,15 +138,16 @@ def _used(claim: dict, results: Results) -> list[list[sweep.Planned]]:
         found = [i for i in results.plan if all(i.parameters[n] == v for n, v in known.items() if n not in elsewhere)]
         if elsewhere:
             made = set(rows_of_arm(results, arm, single=False)["run_id"])
-            kinds = {_but_seed(item) for item in found if item.run_id in made}
-            found = [item for item in found if _but_seed(item) in kinds]
+            kinds = {but_seed(item) for item in found if item.run_id in made}
+            found = [item for item in found if but_seed(item) in kinds]
         if results.plan and not found:
             raise NotTested(absent(results, arm, ", ".join(f"{name} = {value}" for name, value in arm.items())))
         used.append(found)
     return used
 
 
-def _but_seed(item: sweep.Planned) -> tuple:
+def but_seed(item: sweep.Planned) -> tuple:
+    """A planned run's parameters, without its seed."""
     return tuple((name, value) for name, value in item.parameters.items() if name != "seed")
 
 

@@ -202,7 +202,7 @@ def sweep(
     if len(planned) > len(due):
         tqdm.write(f"{len(planned) - len(due)} of {len(planned)} runs were done before")
     due = [item for item in due if item not in elsewhere]
-    workers = workers or _default_workers()
+    workers = workers or default_workers()
     threads = None if scheduler else max(1, _cores() // workers)  # however few are due: other threads, other sums
     job = Job(None, inpaintlib.RESULTS.resolve(), inpaintlib.DATA.resolve(), limit=run_time_limit, afresh=afresh)
     end = time.monotonic() + (time_limit - min(GRACE + 15, time_limit / 4) if time_limit else float("inf"))
@@ -293,7 +293,8 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
     import dask
     from distributed import Client, LocalCluster
 
-    dask.config.set({"logging.distributed": "critical"})
+    # a scheduler that wakes from the machine's sleep would take its workers for lost; a dead one's connection ends
+    dask.config.set({"logging.distributed": "critical", "distributed.scheduler.worker-ttl": None})
     # Dask has workers hand each freed block back to the system: a third of a training's time went into page faults
     memory = {"MALLOC_TRIM_THRESHOLD_": 2**33, "MALLOC_MMAP_THRESHOLD_": 2**25}
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in memory.items()})
@@ -366,7 +367,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
+    """Runs at a time: one on a CUDA device, else one for every two cores."""
     import torch
 
     return 1 if torch.cuda.is_available() else max(1, _cores() // 2)

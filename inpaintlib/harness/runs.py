@@ -255,12 +255,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Planned:
-    """A run to be made, with all parameters of its notebook."""
+    """A run to be made, with all parameters of its notebook; ``added``: its seed is one that decide.py added."""
 
     study: str
     run_id: str
     parameters: dict[str, Scalar]
     notebook: Path
+    added: bool = False
 
     @property
     def run(self) -> Run:

@@ -32,8 +32,9 @@ import itertools
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,13 +44,14 @@ import yaml
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import reason, write_atomically
+from inpaintlib.files import read_json, reason, write_atomically
 from inpaintlib.harness import engine, runs
 from inpaintlib.harness import parameters as declared
 from inpaintlib.harness.parameters import check_folder_name, did_you_mean, show
 from inpaintlib.harness.runs import Planned, Run
 
 OVERHEAD = 5.0  # seconds of a run beside its training
+RUN_BYTES = 100_000_000  # of a run, where its study has none yet with its weights
 PRESETS = ("smoke", "quick", "night", "full", "exact")  # by size
 REHEARSE = "INPAINT_REHEARSE"  # environment: by how much runs are shorter than planned (see full.py)
 
@@ -170,7 +172,28 @@ def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | Non
             if key not in planned:
                 name = names.get(key) or declared.run_id(sweep.notebook, parameters, point)
                 planned[key] = Planned(sweep.study, name, parameters, sweep.notebook)
-    return list(planned.values())
+    added = [] if overrides else more_seeds(sweep.study, preset, list(planned.values()))
+    return [*planned.values(), *(item for item in added if item.run.done)]
+
+
+def more_seeds(study: str, preset: str, planned: list[Planned]) -> list[Planned]:
+    """The runs that decide.py added to a preset: like planned ones, but for the seed. They count once they are done."""
+    path = inpaintlib.RESULTS / study / "more_seeds.json"
+    try:
+        found = read_json(path).get(preset, {}) if path.exists() else {}
+        return [with_seed(item, seed) for item in planned for seed in found.get(item.run_id, [])]
+    except (AttributeError, TypeError) as error:
+        raise BadInput(f"{path} must name runs of presets, each with a list of seeds; delete it.") from error
+
+
+def with_seed(item: Planned, seed: int) -> Planned:
+    """The run with another seed."""
+    parameters = declared.check(item.notebook, item.parameters | {"seed": seed})
+    key = declared.digest(item.notebook, parameters)
+    stem, count = re.subn(r"\bseed=\d+", f"seed={seed}", item.run_id[:-7])
+    name = _names_there(item.study).get(key) or f"{stem if count else f'{stem},seed={seed}'}-{key}"
+    parameters = {n: v for n, v in parameters.items() if n not in declared.ADDRESS}
+    return replace(item, run_id=name, parameters=parameters, added=True)
 
 
 def _rehearsed(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -268,11 +291,6 @@ def run(
         items = plan(one, preset, overrides if one.study in named else None)
         graph[one.study] = _only(one, items, only) if only and one.study in named else items
     planned = [item for items in graph.values() for item in items]
-    for dataset in dict.fromkeys(item.parameters.get("dataset") for item in planned):
-        _check_dataset(dataset)
-    if how.get("scheduler") is None:
-        for device in {item.parameters.get("device", "cpu") for item in planned} - {"auto", "cpu"}:
-            _check_device(device)
     due = [item for item in planned if (item.run.status() == rerun if rerun else not item.run.done)]
     if dry:
         print(_forecast(order, preset, graph, due).to_markdown(index=False))
@@ -280,8 +298,63 @@ def run(
     for one in order:
         if one.path.parent != _folder():
             write_atomically(inpaintlib.RESULTS / one.study / "sweep_file.txt", f"{one.path.resolve()}\n")
-    workers = workers or max((one.presets[preset].workers or 0 for one in order), default=0) or None
-    return engine.sweep(graph, {one.study: one.needs for one in order}, due, workers, afresh=bool(rerun), **how)
+    return start(order, graph, due, workers or default_workers(order, preset), afresh=bool(rerun), **how)
+
+
+def start(
+    order: list[Sweep], graph: dict[str, list[Planned]], due: list[Planned], workers: int | None, **how: Any
+) -> int:
+    """``engine.sweep``, but for the studies whose dataset is missing: they are named at the end, and 1 is returned.
+
+    Raises BadInput before anything starts where no study is left, a device is missing or the disk is too small.
+    """
+    if how.get("scheduler") is None:
+        for device in {item.parameters.get("device", "cpu") for item in due} - {"auto", "cpu"}:
+            _check_device(device)
+    left_out = _left_out(order, due)
+    if left_out and all(item.study in left_out for item in due):
+        raise BadInput(next(iter(left_out.values())))
+    due = [item for item in due if item.study not in left_out]
+    _check_disk(due)
+    graph = {study: [] if study in left_out else items for study, items in graph.items()}
+    status = engine.sweep(graph, {one.study: one.needs for one in order}, due, workers, **how)
+    for study, why in left_out.items():
+        print(f"left out  {study}: {why}")
+    return status or (engine.FAILED if left_out else engine.OK)
+
+
+def _left_out(order: list[Sweep], due: list[Planned]) -> dict[str, str]:
+    """Why studies cannot be made here: their dataset is missing, or that of one that they need."""
+    found = {}
+    for one in order:
+        own = [item.parameters.get("dataset") for item in due if item.study == one.study]
+        try:
+            for dataset in dict.fromkeys(own):
+                _check_dataset(dataset)
+        except BadInput as error:
+            found[one.study] = str(error)
+        if own and (lacking := [need for need in one.needs if need in found]):
+            found.setdefault(one.study, f"it needs {lacking[0]}.")
+    return found
+
+
+def _check_disk(due: list[Planned]) -> None:
+    """BadInput where the disk has no room for the runs: each as large as a finished one of its study with weights."""
+    needed = 0
+    for study in {item.study for item in due}:
+        folders = [path.parent for path in (inpaintlib.RESULTS / study / "runs").glob("*/weights.pt")]
+        sizes = [sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders]
+        needed += max(sizes, default=RUN_BYTES) * sum(item.study == study for item in due)
+    there = next(path for path in (inpaintlib.RESULTS, *inpaintlib.RESULTS.absolute().parents) if path.exists())
+    if needed > (free := shutil.disk_usage(there).free):
+        raise BadInput(f"{len(due)} runs need about {needed / 1e9:.1f} GB, and {inpaintlib.RESULTS} has "
+                       f"{free / 1e9:.1f} GB free: make room, or name a folder on another disk in INPAINT_RESULTS."
+                       )  # fmt: skip
+
+
+def default_workers(order: list[Sweep], preset: str) -> int | None:
+    """How many runs at a time the sweep files ask for, where any does."""
+    return max((one.presets[preset].workers or 0 for one in order), default=0) or None
 
 
 def _only(sweep: Sweep, items: list[Planned], only: dict[str, list]) -> list[Planned]:
@@ -312,7 +385,7 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     rows = []
     for one in order:
         items, waiting = graph[one.study], [item for item in due if item.study == one.study]
-        known = [_seconds(one, preset, item, len(items)) for item in waiting]
+        known = [seconds_of(one, preset, item, len(items)) for item in waiting]
         hours = round(sum(known) / 3600, 2) if None not in known else "unknown"
         rows.append({"study": one.study, "runs": len(items), "to do": len(waiting), "hours, one at a time": hours})
         for item, seconds in zip(waiting, known, strict=True):
@@ -320,7 +393,7 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     return pd.DataFrame(rows)
 
 
-def _seconds(sweep: Sweep, preset: str, item: Planned, n: int) -> float | None:
+def seconds_of(sweep: Sweep, preset: str, item: Planned, n: int) -> float | None:
     """What a run will take: as long as finished runs of its preset did, for each kimg where it trains; else its part
     of the preset's ``hours``; else as long as finished runs of other presets did; None where nothing is known."""
     took = []

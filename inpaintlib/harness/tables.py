@@ -36,15 +36,16 @@ class Results:
 
     ``runs``: a DataFrame with a row a run, its parameters and metrics as columns. Where runs measured several things
     at once, ``parts`` names the columns of per_image that tell them apart (such as the kind of mask): each part of a
-    run then has a row of its own, with these columns in place of parameters of the same name.
+    run then has a row of its own, with these columns in place of parameters of the same name. ``added`` False: without
+    the seeds that decide.py added, as at the first look.
 
     Raises NoRuns where there are none.
     """
 
-    def __init__(self, study: str, preset: str, parts: Sequence[str] = (), **wanted):
-        self.study, self.preset, self.parts, self._found = study, preset, list(parts), {}
+    def __init__(self, study: str, preset: str, parts: Sequence[str] = (), added: bool = True, **wanted):
+        self.study, self.preset, self.parts, self.added, self._found = study, preset, list(parts), added, {}
         self.folder = inpaintlib.RESULTS / study
-        self.plan = _plan(study, preset)
+        self.plan = [item for item in _plan(study, preset) if added or not item.added]
         place = {item.run_id: i for i, item in enumerate(self.plan)}
         there = runs.find(study, preset=preset, **wanted)
         there = sorted((run for run in there if run.id in place), key=lambda run: place[run.id]) or there
@@ -64,6 +65,11 @@ class Results:
         common = {name: v for name, v in run.items() if name in keep or isinstance(v, str)}
         photos = _per_image(self.study, run["run_id"])
         return [common | part for part in summaries(photos, self.parts).reset_index().to_dict("records")]
+
+    @functools.cached_property
+    def first_look(self) -> "Results":
+        """Without the added seeds, and not yet divided into parts."""
+        return Results(self.study, self.preset, added=False)
 
     @functools.cached_property
     def fills(self) -> pd.DataFrame:

@@ -139,7 +139,7 @@ def divided(claim: dict, results: Results) -> Results:
     if not parts:
         return results
     if parts not in (kept := results.__dict__.setdefault("divisions", {})):
-        kept[parts] = Results(results.study, results.preset, parts)
+        kept[parts] = Results(results.study, results.preset, parts, results.added)
     return kept[parts]
 
 
