@@ -18,8 +18,8 @@ fetch: .venv/installed
 	$(PY) -m inpaintlib fetch demo
 	$(PY) -m inpaintlib fetch pretrained
 
-full:
-	$(MAKE) study PRESET=full
+full: $(if $(DRY)$(REHEARSE),.venv/installed,fetch) # an hour of a GPU: make full DRY=1 | TIME=9m | REHEARSE=1
+	$(PY) -m inpaintlib full $(if $(DRY),--dry-run) $(if $(REHEARSE),--rehearse) $(if $(TIME),--time-limit $(TIME))
 
 test: fetch lint
 	$(PY) -m pytest

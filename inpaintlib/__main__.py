@@ -1,4 +1,5 @@
-"""The command line: ``python -m inpaintlib fetch | prepare | sweep | status | report | inpaint | bench``.
+"""The command line: ``python -m inpaintlib fetch | prepare | sweep | full | pack | unpack | status |
+report | inpaint | bench``.
 
 Bad input ends in one sentence and exit status 2, Ctrl-C in 130; a sweep with failed runs ends in 1.
 """
@@ -70,6 +71,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--budget", type=duration, metavar="3h", default=10800.0, help="time for them (default: 3h)")
     sub.add_argument("--run-time-limit", type=duration, metavar="2h", help="a run that takes longer fails")
 
+    sub = command("full", full, "Make the runs of the preset full in order of worth: an hour of one GPU, in pieces.")
+    sub.add_argument("--dry-run", action="store_true", help="only say what is to do and how many minutes it takes")
+    sub.add_argument("--time-limit", type=duration, metavar="9m", help="stop at checkpoints before that (default: 60m)")
+    sub.add_argument("--workers", type=int, help="runs that share the GPU (default: as `bench share` found, or 1)")
+    sub.add_argument("--rehearse", action="store_true", help="a thousandth of the training, in results-rehearsal")
+
+    sub = command("pack", pack, "Put photos, networks and masks of a preset into parts for a machine without network.")
+    sub.add_argument("preset", help="smoke | quick | night | full | exact")
+    sub.add_argument("folder", help="where the parts go")
+    sub.add_argument("--study", nargs="+", default=["all"], help="names of studies, or paths of sweep files")
+
+    sub = command("unpack", unpack, "Check the parts that `pack` made and put what is in them in place.")
+    sub.add_argument("folder", help="where the parts are")
+
     sub = command("status", status, "List runs: done, running, failed, damaged, stale, diverged or unfinished.")
     sub.add_argument("study", nargs="?")
     sub.add_argument("--watch", action="store_true", help="again every two seconds, until Ctrl-C")
@@ -94,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="auto", help="auto | cpu | cuda")
 
     sub = command("bench", bench, "Measure training speed beside a plain baseline; writes results/bench.csv.")
-    sub.add_argument("name", help="context_encoder | partial_conv | latent_search")
+    sub.add_argument("name", help="context_encoder | partial_conv | latent_search | medfe | share | study")
     return top
 
 
@@ -137,6 +152,24 @@ def sweep(options) -> int:
         return decide.run(studies, options.preset, options.budget, **how)
     over, only = (sweeps.parse_pairs(name, pairs) for name, pairs in (("--set", options.set), ("--only", options.only)))
     return sweeps.run(studies, options.preset, overrides=over, only=only, rerun=options.rerun, **how)
+
+
+def full(options) -> int:
+    from inpaintlib.harness import full as plan
+
+    return plan.run(options.time_limit, options.workers, options.dry_run, options.rehearse)
+
+
+def pack(options) -> None:
+    from inpaintlib.harness import pack as packing
+
+    print(packing.pack(options.preset, options.folder, options.study))
+
+
+def unpack(options) -> None:
+    from inpaintlib.harness import pack as packing
+
+    print(packing.unpack(options.folder))
 
 
 def status(options) -> None:
