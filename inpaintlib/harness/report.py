@@ -13,7 +13,7 @@ from inpaintlib.harness.parameters import notebook_parameters
 from inpaintlib.harness.runs import find
 from inpaintlib.harness.tables import Results
 
-OVERALL = "9[01]_*.ipynb"  # the notebooks that read all studies
+OVERALL = "91_*.ipynb"  # the notebook that reads all studies
 
 
 def execute(study: str, preset: str = "auto") -> Path | None:

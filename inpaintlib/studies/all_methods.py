@@ -1,24 +1,36 @@
 """The catalogue of all methods that fill holes: what each is called, where its network lies, which holes it fills."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 import inpaintlib
 from inpaintlib import BadInput, Inpainter
-from inpaintlib.harness import sweep
+from inpaintlib.data.photos import examples
+from inpaintlib.data.test_set import TestSet
+from inpaintlib.harness import figures, sweep, tables
 from inpaintlib.harness.parameters import did_you_mean, show
 from inpaintlib.harness.runs import Run
 from inpaintlib.methods import classical, dcgan, latent_search
 from inpaintlib.methods.context_encoder import ContextEncoder
-from inpaintlib.methods.partial_conv import PartialConvNet
+from inpaintlib.methods.partial_conv import PartialConvNet, UNet
+from inpaintlib.metrics import evaluate
+from inpaintlib.studies import latent_search as latent_study
 from inpaintlib.studies import medfe
-from inpaintlib.training import load_checkpoint
+from inpaintlib.studies import partial_conv as partial_study
+from inpaintlib.training import load_checkpoint, strip
 
 SEARCH = latent_search.Settings(iterations=80, lr=0.1)  # as long as in the study's preset night
 
@@ -203,3 +215,235 @@ def _smallest(one: Method) -> str:
         if any(one.run.items() <= item.parameters.items() for item in planned):
             return preset
     return "quick"
+
+
+# All on one test
+
+MASKS = {"centre": "a central square", "irregular": "irregular holes", "random_pixels": "80 % of the pixels",
+         "half": "half of the photo"}  # fmt: skip
+PARTS = ("arm", "mask", "seed")
+
+
+def test_sets(photos: Tensor, ids: Sequence[str], pictures: Sequence[str], name: str) -> dict[str, TestSet]:
+    """uint8 photos (n,3,S,S) under each of MASKS; those of ``irregular`` in each of the twelve cells of Liu 2018."""
+    plain = "+".join(kind for kind in MASKS if kind != "irregular")
+    sets = latent_study.masked_sets(plain, name, photos, list(ids), list(pictures))
+    sets["irregular"] = partial_study.table1(name, photos, ids, pictures, "generated")
+    return {kind: sets[kind] for kind in MASKS}
+
+
+def shown_sets(size: int, n: int = 6) -> dict[str, TestSet]:
+    """The n demo test photos that figures show under each of MASKS, one hole each: irregular ones of growing area."""
+    photos, names = examples(size, n)
+    sets = test_sets((photos * 255).round().byte(), names, names, "examples")
+    cells = [len(partial_study.CELLS) * row + 2 * (row % 6) for row in range(len(names))]
+    some = sets["irregular"]
+    sets["irregular"] = TestSet.make("examples", some.photos[cells], some.masks(cells), names)
+    return sets
+
+
+def networks(preset: str, dataset: str, seeds: int) -> tuple[dict[str, list[Run | None]], list[str]]:
+    """The runs of at most so many seeds whose networks each method has, [None] where it needs none; and the names of
+    the methods that have none of this preset. Where there are several data sets it is ``dataset``'s, else the first."""
+    found, missing = {}, []
+    for name, one in METHODS.items():
+        runs = trained(name, preset) if one.study else [None]
+        if runs and one.study:
+            there = [run.parameters["dataset"] for run in runs]
+            runs = [
+                run for run, of in zip(runs, there, strict=True) if of == (dataset if dataset in there else there[0])
+            ]
+        if runs:
+            found[name] = runs[:seeds]
+        else:
+            missing.append(name)
+    return found, missing
+
+
+def fits(loaded: Loaded, test_set: TestSet) -> bool:
+    """Whether the method can fill the holes of this set at all."""
+    if loaded.hole is None:
+        return True
+    hole = F.interpolate(loaded.hole.float(), size=test_set.photos.shape[-2:]) > 0
+    return not (test_set.masks() & ~hole).any()
+
+
+def at(loaded: Loaded, size: int) -> Inpainter:
+    """The method on photos of ``size`` px. One that takes no other side than its own fills photos scaled to that."""
+    if loaded.parts and isinstance(loaded.parts[0], UNet):
+        return partial(_convolve, loaded.parts[0].eval())
+    return loaded if loaded.side in (None, size) else partial(_scaled, loaded)
+
+
+def _convolve(network: UNet, photos: Tensor, mask: Tensor) -> Tensor:
+    """By a network of any size, without its door, which takes a photo of which 80 % is missing for an inverted mask."""
+    return torch.where(mask, network(photos, mask, None).clamp(0, 1), photos)
+
+
+def _scaled(loaded: Loaded, photos: Tensor, mask: Tensor) -> Tensor:
+    holes = F.adaptive_max_pool2d(mask.float(), loaded.side) > 0
+    small = F.interpolate(photos, [loaded.side] * 2, mode="bilinear", antialias=True)
+    back = F.interpolate(loaded(small, holes), photos.shape[-2:], mode="bilinear", antialias=True)
+    return torch.where(mask, back.clamp(0, 1), photos)
+
+
+def training(run: Run | None) -> dict[str, Any]:
+    """What a network cost: ``kimg`` and ``training_seconds``, those of the network it began with included; and what
+    it was trained on: ``trained_on``, ``trained_size`` and ``trained_holes`` ("": without holes)."""
+    if run is None:
+        return {"kimg": 0.0, "training_seconds": 0.0, "trained_on": "", "trained_size": 0, "trained_holes": ""}
+    given, seconds = run.parameters, run.metrics["training_seconds"]
+    holes = given.get("region") or given.get("train_masks", "")
+    holes = "irregular" if holes == "generated" else holes
+    found = {"kimg": given["kimg"], "training_seconds": seconds, "trained_on": given["dataset"],
+             "trained_size": given["size"], "trained_holes": holes}  # fmt: skip
+    if given.get("start_preset"):
+        names = ("dataset", "size", "width", "conv", "placeholder", "scaling", "seed")
+        for start in sweep.of_preset("partial_conv_start", given["start_preset"], **{n: given[n] for n in names}):
+            found["kimg"] += start.parameters["kimg"]
+            found["training_seconds"] += start.metrics["training_seconds"]
+    return found
+
+
+def measure(found: dict[str, list[Run | None]], sets: dict[str, TestSet], measured_with: Sequence[str] = (),
+            device: str = "auto", progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Every method's networks on every set that it can fill: per_image, whose PARTS tell them apart, with the seconds
+    that a photo took in a batch of 32; and a row for each network: its ``weights`` and what :func:`training` says."""
+    measured, costs, due = [], [], [(name, run) for name, runs in found.items() for run in runs]
+    with tqdm(due, unit="network", disable=not progress) as bar:
+        for name, run in bar:
+            bar.set_postfix_str(name)
+            loaded, seed = METHODS[name].load(run and run.folder, device), run.parameters["seed"] if run else 0
+            costs.append({"arm": name, "seed": seed, "weights": loaded.parameters, **training(run)})
+            for kind, test_set in sets.items():
+                if fits(loaded, test_set):
+                    inpainter = at(loaded, test_set.photos.shape[-1])
+                    scores = evaluate(inpainter, test_set, networks=measured_with, batch=32, device=loaded.device)
+                    speed = {"seconds_per_photo": 1 / scores["images_per_second"], "test_set": test_set.hash}
+                    measured.append(scores.per_image.assign(arm=name, mask=kind, seed=seed, **speed))
+    return pd.concat(measured, ignore_index=True), pd.DataFrame(costs)
+
+
+def keep_pictures(found: dict[str, list[Run | None]], folder: Path, size: int, device: str = "auto") -> None:
+    """Leaves the fills of :func:`shown_sets` by each method's first network as strips, <mask>/<number>_<title>.png."""
+    sets = shown_sets(size)
+    for number, (name, runs) in enumerate(found.items(), 1):
+        loaded = METHODS[name].load(runs[0] and runs[0].folder, device)
+        for kind, test_set in sets.items():
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            if fits(loaded, test_set):
+                filled = latent_study.fill_all(at(loaded, size), test_set, loaded.device)
+                strip(filled).save(folder / kind / f"{number:02d}_{METHODS[name].title}.png")
+    for kind, test_set in sets.items():
+        photos, mask = test_set.photos01(), test_set.masks()
+        strip(torch.where(mask, 0.5, photos)).save(folder / kind / "00_input.png")
+        strip(photos).save(folder / kind / "99_ground truth.png")
+
+
+def strips(folder: Path) -> dict[str, list[np.ndarray]]:
+    """The rows of one mask that `keep_pictures` left, for `figures.grid`."""
+    return {path.stem[3:]: figures.split_strip(path) for path in sorted(folder.glob("*.png"))}
+
+
+# What the records say: neither weights nor photos are needed
+
+FAMILIES = {"context_encoder": 0, "plain_conv": 1, "partial_conv": 1, "latent": 2, "medfe": 3}
+
+
+def outside(costs: pd.DataFrame, kind: str) -> set[str]:
+    """The methods that learned to fill other holes than these; a method that never saw holes is in none."""
+    seen = costs[costs["trained_holes"].fillna("") != ""]
+    return set(seen.loc[seen["trained_holes"] != kind, "arm"])
+
+
+def ranks(per_image: pd.DataFrame, metric: str = "psnr_hole", higher: bool = True, n: int = 2000) -> pd.DataFrame:
+    """A row for each mask and arm: its ``rank`` by the mean of its seeds (1 is best), the 95 % interval of that over n
+    resamples of the pictures (``low``, ``high``), and the share of them in which it is ``first``."""
+    rng, rows = np.random.default_rng(0), []
+    for kind, some in per_image.groupby("mask", sort=False):
+        values = some.groupby(["arm", "picture"])[metric].mean().unstack("picture").loc[some["arm"].unique()]
+        signed = values.to_numpy() * (-1 if higher else 1)
+        drawn = rankdata(signed[:, rng.integers(signed.shape[1], size=(n, signed.shape[1]))].mean(2), axis=0)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
+        rows.append(pd.DataFrame({"mask": kind, "arm": values.index, "rank": rankdata(signed.mean(1)), "low": low,
+                                  "high": high, "first": (drawn == drawn.min(0)).mean(1)}))  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+def front(cost: Sequence[float], quality: Sequence[float]) -> np.ndarray:
+    """Which points are Pareto-optimal, bool (n,): nothing that costs as little or less is as good or better."""
+    cost, quality = np.asarray(cost, float), np.asarray(quality, float)
+    no_worse = (cost[:, None] <= cost) & (quality[:, None] >= quality)
+    better = (cost[:, None] < cost) | (quality[:, None] > quality)
+    return ~(no_worse & better).any(0)
+
+
+def by_mask(table: pd.DataFrame, metric: str, costs: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
+    """A row for each method, a column for each mask: "mean [interval]", † where it learned on other holes, and — where
+    it cannot fill these. ``table``: tidy rows with ``arm`` and ``mask``."""
+    some = table[table["metric"] == metric].set_index(["arm", "mask"])
+    rows = {}
+    for arm in some.index.unique("arm"):
+        row = rows[METHODS[arm].title] = {}
+        for kind, name in MASKS.items():
+            there = (arm, kind) in some.index
+            sign = " †" if arm in outside(costs, kind) else ""
+            found = tables.cell(*some.loc[(arm, kind), ["value", "ci_low", "ci_high"]], digits) if there else "—"
+            row[name] = found + sign * there
+    return pd.DataFrame(rows).T
+
+
+def of_costs(costs: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each method: what its networks were trained on and for how long, and the time that a photo takes."""
+    times, rows = runs.groupby("arm")["seconds_per_photo"].mean(), {}
+    for arm, some in costs.groupby("arm", sort=False):
+        first = some.iloc[0]
+        holes = first["trained_holes"] or "no holes"
+        rows[METHODS[arm].title] = {
+            "trained on": f"{first['trained_on']}, {first['trained_size']} px, {holes}" if first["trained_on"] else "—",
+            "networks": len(some) if first["trained_on"] else 0, "weights": f"{first['weights']:,}",
+            "kimg": f"{first['kimg']:.3g}", "training, s": f"{some['training_seconds'].mean():.3g}",
+            "a photo, ms": f"{1000 * times[arm]:.3g}"}  # fmt: skip
+    return pd.DataFrame(rows).T
+
+
+def _colour(arm: str) -> str:
+    return next((figures.PALETTE[i] for name, i in FAMILIES.items() if arm.startswith(name)), "0.45")
+
+
+def scatter(means: pd.DataFrame, costs: dict[str, str], metric: str = "psnr_hole", label: str = "") -> plt.Figure:
+    """Quality against each cost (column -> label), a panel a mask: numbered methods, full where nothing beats them, on
+    the line of the Pareto front. ``means``: a row for each arm and mask."""
+    numbers = {arm: i for i, arm in enumerate(dict.fromkeys(means["arm"]), 1)}
+    shape = len(costs), len(MASKS)
+    figure, axes = figures.subplots(*shape, figsize=(3 * shape[1] + 2, 3 * shape[0]), sharey="col", squeeze=False)
+    for (cost, unit), line in zip(costs.items(), axes, strict=True):
+        for (kind, name), ax in zip(MASKS.items(), line, strict=True):
+            some = means[means["mask"] == kind].sort_values([cost, metric])
+            best = front(some[cost], some[metric])
+            ax.step(some[cost][best], some[metric][best], where="post", color="0.7", lw=1.2, zorder=0)
+            for row, optimal in zip(some.to_dict("records"), best, strict=True):
+                colour, at = _colour(row["arm"]), (row[cost], row[metric])
+                ax.plot(*at, "o", color=colour, ms=11, mfc=colour if optimal else "white")
+                ax.annotate(str(numbers[row["arm"]]), at, ha="center", va="center", fontsize=7,
+                            color="white" if optimal else "black")  # fmt: skip
+            ax.set_xscale("symlog" if (some[cost] == 0).any() else "log")
+            ax.set(title=name if ax in axes[0] else "", xlabel=unit)
+        line[0].set_ylabel(label or metric)
+    handles = [plt.Line2D([], [], marker="o", ls="", color=_colour(arm), label=f"{number}  {METHODS[arm].title}")
+               for arm, number in numbers.items()]  # fmt: skip
+    figure.legend(handles=handles, loc="outside right center", fontsize=8)
+    return figure
+
+
+def draw_ranks(found: pd.DataFrame) -> plt.Figure:
+    """The rows of :func:`ranks`, a panel a mask, the best on top."""
+    figure, axes = figures.subplots(1, len(MASKS), figsize=(4 * len(MASKS), 4.2))
+    for (kind, name), ax in zip(MASKS.items(), axes, strict=True):
+        some = found[found["mask"] == kind].sort_values("rank", kind="stable")
+        for y, row in enumerate(some.itertuples()):
+            ax.plot([row.low, row.high], [y, y], color=_colour(row.arm), lw=3, alpha=0.5)
+            ax.plot(row.rank, y, "o", color=_colour(row.arm))
+        ax.set_yticks(range(len(some)), [METHODS[arm].title for arm in some["arm"]], fontsize=8)
+        ax.set(title=name, xlabel="rank", ylim=(len(some) - 0.4, -0.6), xlim=(0.5, len(some) + 0.5))
+    return figure
