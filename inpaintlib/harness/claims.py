@@ -64,7 +64,7 @@ def judged(study: str, presets: list[str], looks: int = 1) -> pd.DataFrame:
     """``study_rows`` before they are text, with ``used``, the planned runs that each is about, an arm a list. A claim
     that no preset can say anything about, and one that is malformed, has one row without a preset. ``looks`` 2: as at
     the first of two looks."""
-    plan, rows, seen = tables.load(study), [], set()
+    plan, rows, seen = sweep.load(study), [], set()
     results = {}
     for preset in presets:
         try:
@@ -242,15 +242,10 @@ def _sentences(*said: str) -> str:
 def command(study: str, preset: str) -> str:
     """What makes a row again: the sweeps that the study needs, its own, and its report."""
     base, *changed = preset.split("+")
-    needed = [name for name in _needs(study) if base in tables.load(name).presets]
+    needed = [one.study for one in sweep.in_order([study]) if base in one.presets]
     options = " ".join([f"--preset {base}", *(["--set", *changed] if changed else [])])
     steps = [f"sweep {name} {options if name == study else f'--preset {base}'}" for name in needed]
     return " && ".join(f"python -m inpaintlib {step}" for step in [*steps, f"report {study} --preset {preset}"])
-
-
-def _needs(study: str) -> list[str]:
-    """The studies whose runs this one builds on, each after what it needs itself, and the study."""
-    return list(dict.fromkeys([*(name for need in tables.load(study).needs for name in _needs(need)), study]))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -258,9 +253,7 @@ def _needs(study: str) -> list[str]:
 
 def studies() -> list[str]:
     """The studies with a sweep file, in the order of their notebooks."""
-    files = (inpaintlib.ROOT / "notebooks" / "sweeps").glob("*.yaml")
-    plans = [tables.load(file.stem) for file in files]
-    return [plan.study for plan in sorted(plans, key=lambda plan: plan.notebook.name)]
+    return [plan.study for plan in sorted(map(sweep.load, sweep.names()), key=lambda plan: plan.notebook.name)]
 
 
 def build() -> pd.DataFrame:
@@ -271,7 +264,7 @@ def build() -> pd.DataFrame:
 
 def presets_of(study: str) -> list[str]:
     """The presets of a sweep file that verdicts come from, by size: ``smoke`` shows that all runs, not what is true."""
-    there = tables.load(study).presets
+    there = sweep.load(study).presets
     return [name for name in sweep.PRESETS if name in there and name != "smoke"]
 
 

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,8 @@ class Parameter:
     cosmetic: bool = False
 
     def check(self, value: Any) -> Scalar:
-        """``value`` in the parameter's type (an int becomes a float where one is due; "inf" is infinity).
-
-        Raises BadInput for another type, NaN, an integer of more than 64 bits, a value outside the range or not among
-        the choices.
-        """
+        """``value`` in the parameter's type: an int may become a float, "inf" is infinity. Raises BadInput
+        for another type, NaN, an integer of more than 64 bits, a value outside the range or not among the choices."""
         if self.type is float and (value in ("inf", "-inf") or (type(value) is int and abs(value) < 2**63)):
             value = float(value)
         if type(value) is not self.type:
@@ -68,18 +65,22 @@ class Parameter:
         return value
 
 
+def remembered(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """``read`` of a file, whose answer is kept for as long as the file does not change."""
+    kept = functools.lru_cache(maxsize=8192)(lambda path, changed: read(path))
+    return functools.wraps(read)(lambda path: kept(path, path.stat().st_mtime_ns))
+
+
 def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
     """The parameters that a notebook declares, by name and in order.
 
     Raises BadInput when the file is missing or not a notebook, has no cell tagged ``parameters``, or that cell holds
     anything but annotated scalars, each declared once.
     """
-    notebook = Path(notebook)
     try:
-        changed = notebook.stat().st_mtime_ns
+        return dict(_declared(Path(notebook)))
     except OSError as error:
         raise BadInput(f"there is no notebook {notebook}.") from error
-    return dict(_declared(notebook, changed))
 
 
 def check(notebook: str | Path, parameters: dict[str, Any]) -> dict[str, Scalar]:
@@ -92,10 +93,7 @@ def check(notebook: str | Path, parameters: dict[str, Any]) -> dict[str, Scalar]
     for name in parameters:
         if name not in declared:
             raise BadInput(f"{Path(notebook).name} has no parameter {name!r}{did_you_mean(name, declared)}.")
-    return {
-        name: parameter.check(parameters[name]) if name in parameters else parameter.default
-        for name, parameter in declared.items()
-    }
+    return {n: one.check(parameters[n]) if n in parameters else one.default for n, one in declared.items()}
 
 
 def run_id(notebook: str | Path, parameters: dict[str, Scalar], swept: Iterable[str]) -> str:
@@ -108,7 +106,7 @@ def run_id(notebook: str | Path, parameters: dict[str, Scalar], swept: Iterable[
 
 
 def digest(notebook: str | Path, parameters: dict[str, Scalar]) -> str:
-    """The ``fingerprint`` of the parameters (complete, as ``check`` returns them) that determine the result."""
+    """The ``fingerprint`` of a notebook's complete parameters."""
     return fingerprint(Path(notebook).name, parameters, cosmetics(notebook))
 
 
@@ -151,14 +149,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _within(value: float, interval: str) -> bool:
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    return above and below
+    return (low < value < high) or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
 
 
-@functools.lru_cache
-def _declared(notebook: Path, changed: int) -> dict[str, Parameter]:
-    """``notebook_parameters`` of a notebook last ``changed`` then; a sweep asks many times."""
+@remembered
+def _declared(notebook: Path) -> dict[str, Parameter]:
     source = _parameters_cell(notebook)
     try:
         statements = ast.parse(source).body
@@ -188,25 +183,17 @@ def _parameter(notebook: Path, node: ast.stmt, comment: str) -> Parameter:
     simple = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
     kind = TYPES.get(ast.unparse(node.annotation)) if simple else None
     if kind is None:
-        raise BadInput(
-            f"{notebook}: {ast.unparse(node).splitlines()[0]!r} in the cell tagged parameters must read "
-            "'name: type = value  # meaning', with type one of bool, int, float, str."
-        )
+        raise BadInput(f"{notebook}: {ast.unparse(node).splitlines()[0]!r} in the cell tagged parameters must read "
+                       "'name: type = value  # meaning', with type one of bool, int, float, str.")  # fmt: skip
     try:
         text = ast.unparse(node.value)
         default = float("inf") if text in ("float('inf')", "math.inf") else ast.literal_eval(node.value)
     except ValueError as error:
         raise BadInput(f"{notebook}: the default of {node.target.id} must be a plain value, not {text}.") from error
     interval, choices = RANGE.search(comment), CHOICES.search(comment)
-    parameter = Parameter(
-        name=node.target.id,
-        type=kind,
-        default=default,
-        help=comment,
-        range=interval[0] if interval else "",
-        choices=tuple(choice.strip() for choice in choices[1].split(",")) if choices else (),
-        cosmetic="(cosmetic)" in comment,
-    )
+    allowed = tuple(choice.strip() for choice in choices[1].split(",")) if choices else ()
+    parameter = Parameter(node.target.id, kind, default, comment, interval[0] if interval else "", allowed,
+                          "(cosmetic)" in comment)  # fmt: skip
     try:
         return replace(parameter, default=parameter.check(default))
     except BadInput as error:

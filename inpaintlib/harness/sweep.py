@@ -47,7 +47,7 @@ from inpaintlib import BadInput
 from inpaintlib.files import read_json, reason, write_atomically
 from inpaintlib.harness import engine, runs
 from inpaintlib.harness import parameters as declared
-from inpaintlib.harness.parameters import check_folder_name, did_you_mean, show
+from inpaintlib.harness.parameters import check_folder_name, did_you_mean, remembered, show
 from inpaintlib.harness.runs import Planned, Run
 
 OVERHEAD = 5.0  # seconds of a run beside its training
@@ -92,13 +92,18 @@ def load(study: str | Path) -> Sweep:
     """
     path = _sweep_file(study)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError as error:
-        raise BadInput(f"there is no sweep file {path}.") from error
+        return _read(path)
     except OSError as error:
-        raise BadInput(f"cannot read the sweep file {path}: {reason(error)}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        raise BadInput(f"there is no sweep file {path}.") from error
+
+
+@remembered
+def _read(path: Path) -> Sweep:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        what = f"cannot be read: {reason(error)}" if isinstance(error, OSError) else "is not valid YAML"
+        raise BadInput(f"{path} {what}: {' '.join(str(error).split())}.") from error
     optional = ("report", "needs", "parameters", "claims")
     content = _mapping(path, "the file", content, ("study", "notebook", "presets"), optional)
     if content["study"] != check_folder_name(f"the name of {path}", path.stem):

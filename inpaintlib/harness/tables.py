@@ -16,7 +16,7 @@ import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import read_json, write_atomically
 from inpaintlib.harness import runs, statistics, sweep
-from inpaintlib.harness.parameters import did_you_mean, notebook_parameters
+from inpaintlib.harness.parameters import did_you_mean, notebook_parameters, remembered
 from inpaintlib.harness.runs import Run
 
 FILLS = MEAN_COLOUR, TELEA, *_ = ("mean colour", "Telea", "membrane", "mid-grey")
@@ -45,7 +45,7 @@ class Results:
     def __init__(self, study: str, preset: str, parts: Sequence[str] = (), added: bool = True, **wanted):
         self.study, self.preset, self.parts, self.added, self._found = study, preset, list(parts), added, {}
         self.folder = inpaintlib.RESULTS / study
-        self.plan = [item for item in _plan(study, preset) if added or not item.added]
+        self.plan = [item for item in sweep.of_label(study, preset) if added or not item.added]
         place = {item.run_id: i for i, item in enumerate(self.plan)}
         there = runs.find(study, preset=preset, **wanted)
         there = sorted((run for run in there if run.id in place), key=lambda run: place[run.id]) or there
@@ -179,7 +179,7 @@ class Results:
     @functools.cached_property
     def offered(self) -> dict[str, list]:
         """All values of each parameter that any preset of the sweep file can have."""
-        plan = load(self.study)
+        plan = sweep.load(self.study)
         offered = {name: [parameter.default] for name, parameter in notebook_parameters(plan.notebook).items()}
         for preset in plan.presets.values():
             for grid in (plan.parameters, preset.parameters, *preset.runs):
@@ -373,54 +373,34 @@ def readable(table: pd.DataFrame, by: str, metrics: dict[str, int], name=str) ->
     return pd.DataFrame(rows)
 
 
-def load(study: str) -> sweep.Sweep:
-    """The sweep file of a study, read once as long as it does not change: YAML is slow to read."""
-    path = inpaintlib.ROOT / "notebooks" / "sweeps" / f"{study}.yaml"
-    return _load(path, path.stat().st_mtime_ns) if path.exists() else sweep.load(study)
-
-
-@functools.lru_cache(maxsize=64)
-def _load(path: Path, changed: int) -> sweep.Sweep:
-    return sweep.load(path)
-
-
-def _plan(study: str, preset: str) -> list[sweep.Planned]:
-    """The runs that the sweep file asks for, as it stands now; none where it has no such preset."""
-    if not (inpaintlib.ROOT / "notebooks" / "sweeps" / f"{study}.yaml").exists():
-        return []
-    return sweep.plan(load(study), preset) if preset in load(study).presets else []
-
-
 def _per_image(study: str, run_id: str) -> pd.DataFrame:
-    run = Run(study, run_id)
-    return _read_per_image(run.folder, (run.folder / "metrics.json").stat().st_mtime_ns)
+    return _read_per_image(Run(study, run_id).folder / "metrics.json")
 
 
-@functools.lru_cache(maxsize=1024)
-def _read_per_image(folder: Path, changed: int) -> pd.DataFrame:
-    return Run(folder.parents[1].name, folder.name).per_image
+@remembered
+def _read_per_image(metrics: Path) -> pd.DataFrame:
+    return Run(metrics.parents[2].name, metrics.parent.name).per_image
 
 
 def _trivial(test_set: str) -> dict[str, tuple[dict, pd.DataFrame]]:
     """The trivial fills measured on a test set: arm -> its metrics, its rows of per_image."""
-    folder = inpaintlib.RESULTS / "trivial_fills" / str(test_set)[:16]
-    metrics = folder / "metrics.json"
-    return _read_trivial(folder, metrics.stat().st_mtime_ns) if metrics.exists() else {}
+    metrics = inpaintlib.RESULTS / "trivial_fills" / str(test_set)[:16] / "metrics.json"
+    return _read_trivial(metrics) if metrics.exists() else {}
 
 
-@functools.lru_cache(maxsize=64)
-def _read_trivial(folder: Path, changed: int) -> dict[str, tuple[dict, pd.DataFrame]]:
-    rows = pd.read_csv(folder / "per_image.csv.gz")
-    return {arm: (metrics, rows[rows["arm"] == arm].drop(columns="arm").reset_index(drop=True))
-            for arm, metrics in read_json(folder / "metrics.json").items()}  # fmt: skip
+@remembered
+def _read_trivial(metrics: Path) -> dict[str, tuple[dict, pd.DataFrame]]:
+    rows = pd.read_csv(metrics.with_name("per_image.csv.gz"))
+    return {arm: (found, rows[rows["arm"] == arm].drop(columns="arm").reset_index(drop=True))
+            for arm, found in read_json(metrics).items()}  # fmt: skip
 
 
 def version(study: str, run_id: str) -> str:
     """The commit of the code that made a run, where its env.json says one."""
     env = Run(study, run_id).folder / "env.json"
-    return _read_version(env, env.stat().st_mtime_ns) if env.exists() else "unknown"
+    return _read_version(env) if env.exists() else "unknown"
 
 
-@functools.lru_cache(maxsize=8192)
-def _read_version(env: Path, changed: int) -> str:
+@remembered
+def _read_version(env: Path) -> str:
     return read_json(env).get("git_commit") or "unknown"
