@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 import pandas as pd
 import torch
@@ -139,6 +139,8 @@ class Trainer:
     state: tuple[str, ...]  # the names of the networks and optimisers that a checkpoint holds
     exported: str  # the one of them that fills holes: :meth:`save` writes it and the settings
     title: str  # what :meth:`read` calls a file of this method
+    settings_type: type  # of the settings that such a file holds
+    loaded_with: ClassVar[dict] = {}  # arguments of the constructor where a file is loaded, beside settings and device
 
     def set_device(self, device: str | torch.device, precision: str, acceleration: str) -> None:
         """Sets ``device``, ``bf16``, ``graphed`` and ``compiled``; BadInput for what cannot be had here."""
@@ -189,6 +191,14 @@ class Trainer:
         if set(state) != {"settings", cls.exported}:
             raise BadInput(f"{path}: not a finished {cls.title}")
         return state.pop("settings"), state
+
+    @classmethod
+    def load(cls, path: Path, device: str | torch.device = "auto") -> Self:
+        """A trained network from what :meth:`save` wrote, ready for use. BadInput for any other file."""
+        settings, state = cls.read(path)
+        method = cls(cls.settings_type(**settings), device=device, acceleration="eager", **cls.loaded_with)
+        method.load_state_dict(state)
+        return method
 
 
 class GraphedUpdate:

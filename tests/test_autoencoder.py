@@ -1,7 +1,7 @@
 """The auto-encoders of MEDFE+CAE: counts, ranges, a plain second implementation, files, and what a code keeps."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,30 +11,10 @@ from torch import nn
 from inpaintlib import BadInput
 from inpaintlib.methods.autoencoder import CAE, KINDS, AutoEncoder, Settings
 from inpaintlib.studies import autoencoder as study
-from inpaintlib.training import fit, generator, load_checkpoint, save_checkpoint
+from tests.conftest import noise as photos
+from tests.conftest import parameters, trainer
 
 TEXTURE, STRUCTURE = (Settings(kind, width=4) for kind in KINDS)
-
-
-def photos(n=4, size=64, seed=0):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def trainer(settings=TEXTURE, **options):
-    return CAE(settings, **{"device": "cpu", "precision": "fp32"} | options)
-
-
-def parameters(network):
-    return sum(p.numel() for p in network.parameters())
-
-
-def test_codes_of_one_seed_share_every_layer_that_both_have():
-    one, other = (trainer(replace(settings, width=8), seed=3).network.state_dict() for settings in (TEXTURE, STRUCTURE))
-    shared = [name for name in one if name in other and one[name].shape == other[name].shape]
-    assert all(torch.equal(one[name], other[name]) for name in shared)
-    assert sum(one[name].unique().numel() > 1 for name in shared) > 10
-    same = trainer(replace(TEXTURE, width=8), seed=4).network.state_dict()
-    assert not torch.equal(same["encoder.0.0.weight"], one["encoder.0.0.weight"])
 
 
 class TestNetwork:
@@ -133,33 +113,6 @@ class TestStep:
         for ours, theirs in zip(fast.network.parameters(), plain.weights, strict=True):
             assert (ours - theirs).abs().mean() < 2e-5  # a tenth of one step of Adam
 
-    def test_losses_fall_on_photos_learned_by_heart(self):
-        for settings in (TEXTURE, STRUCTURE):
-            method, x = trainer(replace(settings, lr=3e-3)), photos(2, 32).float().mean(1, keepdim=True)
-            x = F.interpolate(F.avg_pool2d(x, 16), scale_factor=16).byte().expand(2, 3, 32, 32)
-            losses = [method.step(x, step)["l1"].item() for step in range(60)]
-            assert losses[-1] < 0.4 * losses[0], settings.kind
-
-    @pytest.mark.parametrize("change", [{"lr": 1e-3}, {"beta1": 0.9}, {"beta2": 0.9}, {"l1_weight": 1e-6},
-                                        {"constant_kimg": 0.002, "decay_kimg": 0.02}])  # fmt: skip
-    def test_each_choice_changes_the_step(self, change):
-        def after(settings):
-            method = trainer(settings)
-            for step in range(3):
-                method.step(photos(2, 32, seed=step), step)
-            return torch.cat([p.detach().flatten() for p in method.network.parameters()])
-
-        one, other = after(TEXTURE), after(replace(TEXTURE, **change))
-        assert not torch.equal(one, other)
-
-    def test_weight_of_the_loss_scales_its_gradient(self):
-        gradients = []
-        for weight in (10.0, 5.0):
-            method = trainer(replace(TEXTURE, l1_weight=weight))
-            method.step(photos(2, 32), 0)
-            gradients.append(torch.cat([p.grad.flatten() for p in method.network.parameters()]))
-        torch.testing.assert_close(gradients[0], 2 * gradients[1])
-
     def test_rate_falls_linearly(self):
         s = replace(TEXTURE, lr=1.0, constant_kimg=2, decay_kimg=8)
         assert [s.rate(kimg) for kimg in (0, 2, 4, 6, 10, 12)] == pytest.approx([1, 1, 0.75, 0.5, 0, 0])
@@ -172,41 +125,18 @@ class TestStep:
         method.step(photos(), 5)
         assert all(torch.equal(a, b) for a, b in zip(before, method.network.parameters(), strict=True))
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-    @pytest.mark.parametrize("acceleration", ["graph", "compile"])
-    def test_captured_step_equals_the_eager_one_as_the_rate_falls(self, acceleration):
-        settings = replace(STRUCTURE, constant_kimg=0.008, decay_kimg=0.064)
-        arms = [CAE(settings, 3, "cuda", "fp32", mode) for mode in ("eager", acceleration)]
-        for step in range(10):
-            a, b = (arm.step(photos(8, seed=step).cuda(), step)["l1"].item() for arm in arms)
-            assert a == pytest.approx(b, rel=1e-3), step
-
-
-@dataclass
-class Noise:
-    batch: int = 4
-
-    def at(self, step):
-        return torch.randint(0, 256, (self.batch, 3, 32, 32), dtype=torch.uint8, generator=generator(9, step))
-
-
-@pytest.mark.parametrize("settings", [TEXTURE, replace(STRUCTURE, constant_kimg=0.012, decay_kimg=0.04)])
-def test_resumed_training_is_bit_identical(tmp_path, settings):
-    def train(method, folder, kimg):
-        fit(method, Noise(), folder, kimg=kimg, eval_kimg=0.016, progress=False, tensorboard=False)
-        return method
-
-    whole = train(trainer(settings, seed=5), tmp_path / "whole", 0.04)
-    train(trainer(settings, seed=5), tmp_path / "parts", 0.024)
-    parts = train(trainer(settings, seed=77), tmp_path / "parts", 0.04)
-    assert int(whole.network.shown) == int(parts.network.shown) == 40
-    for a, b in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(whole.adam.state.values(), parts.adam.state.values(), strict=True):
-        assert all(torch.equal(a[name], b[name]) for name in a)
-
 
 class TestUse:
+    def test_an_untrained_file_is_refused_and_a_checkpoint_knows_how_many_photos_were_shown(self, tmp_path):
+        trained, other = trainer(TEXTURE), trainer(TEXTURE)
+        other.save(tmp_path / "weights.pt")
+        with pytest.raises(BadInput, match=r"weights.pt: this auto-encoder was never trained, so its codes"):
+            CAE.load(tmp_path / "weights.pt", "cpu")
+        trained.step(photos(), 0)
+        other.load_state_dict(trained.state_dict())
+        assert int(other.network.shown) == 4
+        assert not other.untrained
+
     @pytest.mark.parametrize("settings", [TEXTURE, STRUCTURE])
     def test_shapes_and_ranges(self, settings):
         method, x = trainer(settings), photos(2, 64).float() / 255
@@ -221,7 +151,7 @@ class TestUse:
         assert not code.requires_grad
 
     def test_photos_do_not_see_each_other_and_training_goes_on_as_if_nothing_was_asked(self):
-        asked, silent = trainer(), trainer()
+        asked, silent = trainer(TEXTURE), trainer(TEXTURE)
         for method in (asked, silent):
             method.step(photos(), 0)
         x = photos(3).float() / 255
@@ -250,53 +180,7 @@ class TestUse:
 
     def test_wrong_code(self):
         with pytest.raises(BadInput, match=r"code: has shape \(1, 256, 8, 8\), but must be \(B, 32, h, w\)"):
-            trainer().decode(torch.zeros(1, 256, 8, 8))
-
-
-class TestFiles:
-    def trained(self, settings=TEXTURE):
-        method = trainer(settings)
-        method.step(photos(), 0)
-        return method
-
-    @pytest.mark.parametrize("settings", [TEXTURE, STRUCTURE])
-    def test_saved_network_encodes_alike(self, tmp_path, settings):
-        method, x = self.trained(settings), photos(2).float() / 255
-        (tmp_path / "checkpoint.pt").touch()
-        method.save(tmp_path / "weights.pt")
-        assert [file.name for file in tmp_path.iterdir()] == ["weights.pt"]
-        again = CAE.load(tmp_path / "weights.pt", "cpu")
-        assert torch.equal(again.encode(x), method.encode(x))
-        assert again.settings == settings
-        assert not again.untrained
-
-    def test_untrained_one_is_refused(self, tmp_path):
-        trainer().save(tmp_path / "weights.pt")
-        with pytest.raises(BadInput, match=r"weights.pt: this auto-encoder was never trained, so its codes"):
-            CAE.load(tmp_path / "weights.pt", "cpu")
-
-    def test_missing_damaged_and_foreign_files(self, tmp_path):
-        with pytest.raises(BadInput, match=r"absent\.pt: there is no such checkpoint; train first"):
-            CAE.load(tmp_path / "absent.pt")
-        (tmp_path / "bad.pt").write_bytes(b"not a checkpoint")
-        with pytest.raises(BadInput, match=r"bad\.pt: not a readable checkpoint"):
-            CAE.load(tmp_path / "bad.pt")
-        for state in ({"kind": "dcgan", "network": {}, "shown": 1}, {"generator": {}}):
-            save_checkpoint(tmp_path / "foreign.pt", state)
-            with pytest.raises(BadInput, match=r"foreign\.pt: not a finished auto-encoder"):
-                CAE.load(tmp_path / "foreign.pt")
-
-    def test_tensors_of_another_shape(self, tmp_path):
-        with pytest.raises(BadInput, match="checkpoint: does not fit these settings"):
-            trainer(replace(TEXTURE, width=3)).load_state_dict(self.trained().state_dict())
-
-    def test_checkpoint_knows_how_many_photos_were_shown(self, tmp_path):
-        method = self.trained()
-        save_checkpoint(tmp_path / "state.pt", method.state_dict())
-        other = trainer()
-        assert other.untrained
-        other.load_state_dict(load_checkpoint(tmp_path / "state.pt"))
-        assert int(other.network.shown) == 4
+            trainer(TEXTURE).decode(torch.zeros(1, 256, 8, 8))
 
 
 def wave(frequency, side=32, direction=-1):
@@ -350,21 +234,3 @@ class TestWhatACodeKeeps:
     def test_rectangles_are_refused(self):
         with pytest.raises(BadInput, match=r"images: have shape \(1, 3, 8, 9\), but must be square"):
             study.radial_power(torch.zeros(1, 3, 8, 9))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"kind": "colour"}, "kind: 'colour' will not do; it must be texture or structure"),
-        ({"width": 0}, "width: 0 will not do; it must be a whole number of at least 1 channel"),
-        ({"width": 2.5}, "width: 2.5 will not do"),
-        ({"l1_weight": 0}, "l1_weight: 0 will not do; it must be above 0"),
-        ({"lr": math.nan}, "lr: nan will not do"),
-        ({"beta1": 1.0}, "beta1: 1.0 will not do"),
-        ({"constant_kimg": -1}, "constant_kimg: -1 will not do; it must be at least 0 kimg, or inf"),
-        ({"decay_kimg": math.inf}, "decay_kimg: inf will not do"),
-    ],
-)
-def test_bad_settings(change, words):
-    with pytest.raises(BadInput, match=words):
-        replace(TEXTURE, **change)

@@ -1,12 +1,11 @@
 """What notebooks 40 to 42 measure: what codes lose and what features hold; and arms that are what they say."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 import inpaintlib
 from inpaintlib import ROOT, BadInput, metrics
@@ -21,28 +20,14 @@ from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.medfe import MEDFE, Settings
 from inpaintlib.studies import autoencoder as codes_study
 from inpaintlib.studies import medfe as branches
+from tests.conftest import coders, noise
 
-SIZE, N = 64, 4
-
-
-def noise(n=N, seed=0, channels=3):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, channels, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-
-
-def codes(width=1):
-    pair = tuple(CAE(autoencoder.Settings(kind=kind, width=width), device="cpu") for kind in autoencoder.KINDS)
-    for cae in pair:
-        cae.network.shown += 1
-        for layer in cae.network.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(layer.weight)
-    return pair
+SIZE, N = 64, 4  # as those of noise
 
 
 def method(constraint="conv1x1"):
     settings = Settings(constraint=constraint, size=SIZE, width=2, perceptual_weight=0, style_weight=0)
-    return MEDFE(settings, device="cpu", codes=codes())
+    return MEDFE(settings, device="cpu", codes=coders())
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +78,6 @@ def test_every_network_with_codes_has_its_auto_encoders_planned(preset):
             assert (kind, p["dataset"], p["size"], p["width"] // 2, seed) in there
 
 
-@pytest.mark.parametrize(("notebook", "settings"), [("40_autoencoder.ipynb", autoencoder.Settings),
-                                                    ("41_medfe.ipynb", medfe_released.Settings)])  # fmt: skip
-def test_notebook_parameters_have_every_setting(notebook, settings):
-    declared = parameters.notebook_parameters(ROOT / "notebooks" / notebook)
-    for field in fields(settings):
-        assert declared[field.name].type is type(field.default), field.name
-
-
 # Auto-encoders
 
 
@@ -116,16 +93,15 @@ def finished_coder(folder, kind, width=1, **parameters):
     cae.save(run / "weights.pt")
 
 
-def test_codes_come_from_the_runs_of_their_kind_and_width(tmp_path, monkeypatch):
-    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+def test_codes_come_from_the_runs_of_their_kind_and_width(results):
     wanted = {"study": "autoencoder", "preset": "quick", "device": "cpu", "dataset": "demo", "seed": 0}
     assert branches.trained_codes(Settings(size=SIZE, width=2), **wanted) is None
     cae = Settings(constraint="cae", size=SIZE, width=2)
-    finished_coder(tmp_path, "texture")
-    finished_coder(tmp_path, "texture", width=4)
+    finished_coder(results, "texture")
+    finished_coder(results, "texture", width=4)
     with pytest.raises(BadInput, match=r"autoencoder: no run .* arm = structure.* is done; make it with python -m inp"):
         branches.trained_codes(cae, **wanted)
-    finished_coder(tmp_path, "structure")
+    finished_coder(results, "structure")
     found = branches.trained_codes(cae, **wanted)
     assert [(c.settings.kind, c.settings.width, c.untrained) for c in found] == [("texture", 1, False),
                                                                                 ("structure", 1, False)]  # fmt: skip
@@ -307,7 +283,7 @@ def test_code_error_is_one_for_zeros_and_zero_for_the_codes(test_set):
 def test_films_show_what_each_constraint_can_show(test_set):
     photos, hole = test_set.photos01(), test_set.masks()
     for constraint, grey in (("none", True), ("cae_reinitialised", True), ("conv1x1", False), ("cae", False)):
-        network, pair = method(constraint), codes()
+        network, pair = method(constraint), coders()
         film = branches.pictures(network, photos, hole, pair)
         assert film.shape == (3 * N, 3, SIZE, SIZE)
         assert torch.equal(film[:N], network.inpaint(photos, hole).clamp(0, 1))
@@ -351,8 +327,7 @@ def test_fid_of_few_photos_is_of_the_first_500():
     assert branches.few(scores | {"n_photos": 500}) == {}
 
 
-def test_settings_of_a_run_are_of_its_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+def test_settings_of_a_run_are_of_its_code(results):
     declared = parameters.notebook_parameters(ROOT / "notebooks" / "41_medfe.ipynb")
     given = {name: parameter.default for name, parameter in declared.items()}
     for i, (code, fixes, kind) in enumerate((("described", "", Settings), ("released", "bpa", medfe_released.Settings),

@@ -1,23 +1,23 @@
 """DCGAN: sizes, objective and its gradients, turns, and checkpoints that say what they are."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from inpaintlib import BadInput
 from inpaintlib.methods import dcgan
-from inpaintlib.methods.dcgan import DCGAN, Settings
+from inpaintlib.methods.dcgan import Settings
 from inpaintlib.training import fit, generator, save_checkpoint
+from tests.conftest import SMALL, noise, parameters, trainer
 
-SMALL = Settings(size=16, width=4, latent=8)
-
-
-def photos(n=8, size=16, seed=0):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+photos = partial(noise, 8, 16)
 
 
 def small(seed=0, **settings):
-    return DCGAN(Settings(**{"size": 16, "width": 4, "latent": 8, **settings}), seed=seed, device="cpu")
+    return trainer(replace(SMALL["DCGAN"], **settings), seed)
 
 
 def weights(network):
@@ -26,8 +26,8 @@ def weights(network):
 
 def test_published_parameter_counts():
     settings = Settings()
-    assert sum(p.numel() for p in dcgan.Generator(settings).parameters()) == 3_576_704
-    assert sum(p.numel() for p in dcgan.Discriminator(settings).parameters()) == 2_765_568
+    assert parameters(dcgan.Generator(settings)) == 3_576_704
+    assert parameters(dcgan.Discriminator(settings)) == 2_765_568
 
 
 @pytest.mark.parametrize("size", [16, 64, 128])
@@ -48,19 +48,6 @@ def test_initialisation_follows_the_paper():
     assert convolutions.std() == pytest.approx(0.02, rel=0.01)
     assert scales.mean() == pytest.approx(1, abs=0.01)
     assert scales.std() == pytest.approx(0.02, rel=0.3)
-
-
-@pytest.mark.parametrize("other", [{"g_steps": 2}, {"d_steps": 30, "g_steps": 10}, {"prior": "normal"}, {"latent": 9}])
-def test_arms_of_one_seed_agree_in_every_tensor_they_both_have(other):
-    parts = ("generator", "discriminator")
-    tensors, others, else_seeded = (
-        {f"{part}.{key}": value for part in parts for key, value in getattr(gan, part).state_dict().items()}
-        for gan in (small(3), small(3, **other), small(4))
-    )
-    shared = [name for name in tensors if tensors[name].shape == others[name].shape]
-    assert len(shared) == len(tensors) - ("latent" in other)
-    assert all(torch.equal(tensors[name], others[name]) for name in shared)
-    assert not any(torch.equal(tensors[name], else_seeded[name]) for name in shared if tensors[name].ndim == 4)
 
 
 def test_priors():
@@ -130,22 +117,6 @@ def test_updates_leave_the_other_network_alone():
     assert not torch.equal(weights(gan.generator), g)
 
 
-def test_resuming_equals_never_having_stopped(tmp_path):
-    whole, half = small(d_steps=2), small(d_steps=2)
-    for step in range(4):
-        whole.step(photos(seed=step), step)
-    for step in range(2):
-        half.step(photos(seed=step), step)
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"method": half.state_dict()})
-    resumed = small(seed=0, d_steps=2)
-    resumed.load_state_dict(torch.load(path, weights_only=True)["method"])
-    for step in range(2, 4):
-        resumed.step(photos(seed=step), step)
-    assert torch.equal(weights(resumed.generator), weights(whole.generator))
-    assert torch.equal(weights(resumed.discriminator), weights(whole.discriminator))
-
-
 class Batches:
     batch = 8
 
@@ -186,7 +157,7 @@ def test_saved_networks_come_back(tmp_path):
     gan.save(tmp_path / "gan.pt")
     save_checkpoint(tmp_path / "checkpoint.pt", {"method": gan.state_dict(), "rows": [], "step": 1, "seconds": 0.0})
     for name in ("gan.pt", "checkpoint.pt"):
-        loaded = dcgan.load(tmp_path / name, "cpu", latent=8)
+        loaded = dcgan.load(tmp_path / name, "cpu")
         assert loaded.settings == gan.settings
         assert torch.equal(loaded.samples(2), gan.samples(2))
 
@@ -206,33 +177,15 @@ def test_bad_checkpoints(tmp_path):
         save_checkpoint(tmp_path / "other.pt", other)
         with pytest.raises(BadInput, match=r"other\.pt: is not a DCGAN's"):
             dcgan.load(tmp_path / "other.pt", "cpu")
-    with pytest.raises(BadInput, match=r"latent: 100 does not fit .*gan\.pt, whose generator takes 8 numbers"):
-        dcgan.load(good, "cpu", latent=100)
     state = torch.load(good, weights_only=True)
     save_checkpoint(tmp_path / "g.pt", {name: state[name] for name in ("kind", "settings", "generator")})
     with pytest.raises(BadInput, match=r"g\.pt: holds no discriminator"):
         dcgan.load(tmp_path / "g.pt", "cpu")
     state["settings"]["latent"] = 9
     save_checkpoint(tmp_path / "lies.pt", state)
-    with pytest.raises(BadInput, match=r"lies\.pt: checkpoint: its tensors do not fit its settings"):
+    with pytest.raises(BadInput, match=r"lies\.pt: checkpoint: does not fit these settings"):
         dcgan.load(tmp_path / "lies.pt", "cpu")
     with pytest.raises(BadInput, match="latent: 9 does not fit the checkpoint, which was trained with 8"):
         small(latent=9).load_state_dict(gan.state_dict())
     with pytest.raises(BadInput, match=r"z: has shape \(2, 9\)"):
         gan.generate(torch.zeros(2, 9))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("size", 60), ("prior", "cauchy"), ("width", 0), ("latent", 0), ("d_steps", 0), ("g_steps", 0), ("lr", 0.0)],
-)
-def test_bad_settings(name, value):
-    with pytest.raises(BadInput, match=f"^{name}: "):
-        Settings(**{name: value})
-
-
-def test_bad_ways_of_running():
-    with pytest.raises(BadInput, match=r"^precision: 'fp8'"):
-        DCGAN(SMALL, device="cpu", precision="fp8")
-    with pytest.raises(BadInput, match=r"^acceleration: 'graph' needs a GPU"):
-        DCGAN(SMALL, device="cpu", acceleration="graph")

@@ -11,8 +11,6 @@ from inpaintlib import BadInput
 from inpaintlib.data import masks
 from inpaintlib.methods import latent_search as ls
 from inpaintlib.methods import poisson
-from inpaintlib.methods.dcgan import DCGAN
-from inpaintlib.methods.dcgan import Settings as GanSettings
 from inpaintlib.methods.latent_search import LatentSearch, Settings, context_weights
 
 SIZE, LATENT = 16, 8
@@ -20,16 +18,11 @@ QUICK = Settings(iterations=12, lr=0.05, lambda_prior=0.3)
 
 
 @pytest.fixture(scope="module")
-def gan():
-    """A DCGAN of 16 px in double precision whose photos vary with z; batch norm has seen something."""
-    gan = DCGAN(GanSettings(size=SIZE, width=4, latent=LATENT), seed=1, device="cpu")
-    for network in (gan.generator, gan.discriminator):
-        network.double()
-        for p in network.parameters():
-            if p.ndim == 4:
-                p.data *= 8
-    with torch.no_grad():
-        gan.discriminator(gan.generator(torch.rand(64, LATENT, dtype=torch.double) * 2 - 1))
+def gan(gan):
+    """The small DCGAN in double precision."""
+    gan = copy.deepcopy(gan)
+    gan.generator.double()
+    gan.discriminator.double()
     return gan
 
 
@@ -37,13 +30,12 @@ def photos(n=3, seed=0):
     return torch.rand(n, 3, SIZE, SIZE, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
 
 
+def networks_of(gan):
+    return gan.generator.state_dict() | {f"D {key}": value for key, value in gan.discriminator.state_dict().items()}
+
+
 def holes(n=3, kind="centre"):
     return masks.make(kind, n, SIZE, 0)
-
-
-def weights_of(gan):
-    return {f"{net}.{key}": value.clone() for net in ("generator", "discriminator")
-            for key, value in getattr(gan, net).state_dict().items()}  # fmt: skip
 
 
 # Weights
@@ -144,9 +136,6 @@ def test_every_choice_of_the_objective_changes_its_gradient(gan, change):
     assert (base - changed).abs().max() > 1e-4 * base.abs().max()
 
 
-# λ
-
-
 # Optimisers
 
 
@@ -245,12 +234,12 @@ def test_finds_a_planted_latent(gan, optimiser):
 
 
 def test_a_search_changes_no_weight_and_no_buffer(gan):
-    before, modes = weights_of(gan), (gan.generator.training, gan.discriminator.training)
+    before, modes = copy.deepcopy(networks_of(gan)), (gan.generator.training, gan.discriminator.training)
     trainable = [p.requires_grad for p in gan.generator.parameters()]
     LatentSearch(gan, replace(QUICK, restarts=2, coarse_restarts=3, coarse_iterations=2, blend=True)).inpaint(
         photos(), holes()
     )
-    assert all(torch.equal(value, before[name]) for name, value in weights_of(gan).items())
+    assert all(torch.equal(value, before[name]) for name, value in networks_of(gan).items())
     assert (gan.generator.training, gan.discriminator.training) == modes
     assert [p.requires_grad for p in gan.generator.parameters()] == trainable
     assert all(p.grad is None for p in gan.generator.parameters())
@@ -413,24 +402,8 @@ def test_a_search_that_diverges_says_so(gan, optimiser, lr):
         search.inpaint(photos(), holes())
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("context", "l3"), ("weights", "none"), ("prior", "wgan"), ("reduction", "max"), ("optimiser", "sgd"),
-     ("stop", "l2"), ("window", 4), ("lambda_prior", -1.0), ("lr", 0.0), ("momentum", 1.0), ("iterations", -1),
-     ("tolerance", 0.0), ("restarts", 0), ("coarse_iterations", -1)],
-)  # fmt: skip
-def test_bad_settings(name, value):
-    with pytest.raises(BadInput, match=f"^{name}: .* will not do; it must be "):
-        Settings(**{name: value})
-
-
-def test_fewer_cheap_restarts_than_restarts():
-    with pytest.raises(BadInput, match=r"^coarse_restarts: 2 .* at least restarts \(4\)"):
-        Settings(restarts=4, coarse_restarts=2)
-
-
 def test_bad_ways_of_running(gan):
     with pytest.raises(BadInput, match=r"^precision: 'fp8'"):
         LatentSearch(gan, QUICK, precision="fp8")
-    with pytest.raises(BadInput, match=r"^acceleration: 'graph' .* on a GPU"):
+    with pytest.raises(BadInput, match=r"^acceleration: 'graph' needs a GPU"):
         LatentSearch(gan, QUICK, acceleration="graph")

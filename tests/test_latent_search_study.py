@@ -1,19 +1,18 @@
 """What notebooks 30 to 32 measure: GANs found by their runs, parts of runs, what a search says of itself."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import inpaintlib
-from inpaintlib import ROOT, BadInput, metrics
+from inpaintlib import BadInput, metrics
 from inpaintlib.data import masks
 from inpaintlib.data.photos import Photos
 from inpaintlib.files import write_json
-from inpaintlib.harness import figures, runs, sweep
+from inpaintlib.harness import figures, sweep
 from inpaintlib.harness.runs import Run
 from inpaintlib.harness.tables import Results
 from inpaintlib.methods import classical, dcgan, latent_search, poisson
@@ -25,25 +24,6 @@ from inpaintlib.studies import dcgan as sampling
 from inpaintlib.studies import latent_search as searching
 
 SIZE, LATENT, N = 16, 8, 5
-
-
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def gan():
-    """A DCGAN of 16 px whose photos vary with z."""
-    gan = DCGAN(dcgan.Settings(size=SIZE, width=4, latent=LATENT), seed=1, device="cpu")
-    with torch.no_grad():
-        for network in (gan.generator, gan.discriminator):
-            for p in network.parameters():
-                if p.ndim == 4:
-                    p.mul_(8)
-        gan.discriminator(gan.generator(torch.rand(64, LATENT) * 2 - 1))
-    return gan
 
 
 @pytest.fixture(scope="module")
@@ -386,12 +366,3 @@ def test_lambda_table():
 
 
 # Notebooks
-
-
-@pytest.mark.parametrize(("notebook", "kind"), [("30_dcgan", dcgan.Settings), ("31_latent_search", Settings)])
-def test_every_choice_of_the_method_is_a_parameter(notebook, kind):
-    declared = runs.notebook_parameters(ROOT / "notebooks" / f"{notebook}.ipynb")
-    for field in fields(kind):
-        assert declared[field.name].type is type(field.default), field.name
-    for name, allowed in latent_search.CHOICES.items() if kind is Settings else ():
-        assert set(declared[name].choices) == set(allowed)

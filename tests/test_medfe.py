@@ -3,73 +3,24 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 from inpaintlib import BadInput, losses, pretrained, training
 from inpaintlib.data import masks
-from inpaintlib.harness import sweep
-from inpaintlib.methods import autoencoder, medfe, medfe_released
-from inpaintlib.methods.autoencoder import CAE
+from inpaintlib.methods import medfe, medfe_released
 from inpaintlib.methods.medfe import MEDFE, Discriminator, Network, Settings
 from inpaintlib.methods.medfe_released import FIXES
-from inpaintlib.studies import medfe as branches
+from tests.conftest import SMALL, after, narrow_vgg, noise, parameters, trainer
+from tests.conftest import coders as codes
 
-TINY = Settings(size=64, width=2)
-RELEASED = medfe_released.Settings(size=64, width=2)
+TINY, RELEASED = SMALL["MEDFE"], SMALL["released MEDFE"]
 CHANNELS = 4 * TINY.width  # of the branches
-
-
-def parameters(network) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def photos(n=2, size=64, seed=0, channels=6):
-    """Noise, with other noise behind it for structure images."""
-    return torch.randint(
-        0, 256, (n, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
-
-
-def narrow_vgg() -> nn.Sequential:
-    """VGG-16's 31 layers, 2 to 4 channels wide, with random weights large enough to carry a signal."""
-    torch.manual_seed(0)
-    widths = [2, 2, "M", 3, 3, "M", 4, 4, 4, "M", 4, 4, 4, "M", 4, 4, 4, "M"]
-    vgg = torchvision.models.vgg.make_layers(widths)
-    for layer in vgg:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.constant_(layer.bias, 0.1)
-    return vgg
-
-
-def codes(width=1, trained=(True, True), kinds=("texture", "structure")):
-    """Auto-encoders whose codes fit TINY; trained, as they say."""
-    pair = tuple(CAE(autoencoder.Settings(kind=kind, width=width), seed=5, device="cpu") for kind in kinds)
-    torch.manual_seed(5)
-    for each, shown in zip(pair, trained, strict=True):
-        each.network.shown += int(shown)
-        for layer in each.network.encoder.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(layer.weight)
-    return pair
-
-
-def trainer(settings=TINY, **options):
-    options = {"vgg": narrow_vgg(), "codes": codes()} | options
-    kind = medfe_released.MEDFE if isinstance(settings, medfe_released.Settings) else MEDFE
-    return kind(settings, device="cpu", precision="fp32", **options)
-
-
-def weights_after(settings, steps=1, **options):
-    method = trainer(settings, **options)
-    for step in range(steps):
-        method.step(photos(seed=step), step)
-    return torch.cat([p.detach().flatten() for p in method.network.parameters()])
+photos = partial(noise, 2, channels=6)  # with other noise behind them for structure images
 
 
 # The networks
@@ -113,34 +64,6 @@ def test_spectral_weights_have_largest_singular_value_one_in_fp32_under_autocast
 
 
 # Arms that are compared with each other
-
-
-def networks_of(settings, seed):
-    method = trainer(settings, seed=seed)
-    parts = {"network": method.network, "discriminators": method.discriminators}
-    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
-
-
-@pytest.mark.parametrize("preset", ["quick", "night"])
-def test_arms_of_one_seed_agree_in_every_tensor_that_they_share(preset):
-    found = {}
-    for item in sweep.plan("medfe_vs_cae", preset):
-        p = item.parameters
-        if p["seed"] == 0:
-            kind, given = {"described": (Settings, {}), "released": (medfe_released.Settings,
-                                                                     {"fixes": p["fixes"]})}[p["code"]]  # fmt: skip
-            found[p["arm"]] = networks_of(kind(size=64, width=2, constraint=p["constraint"], **given), 0)
-    assert len(found) >= 5
-    first = found["described conv1x1"]
-    other = networks_of(TINY, 1)
-    for arm, tensors in found.items():
-        shared = set(tensors) & set(first)
-        assert len(shared) >= 140, arm  # all but to_rgb, to_code and counting kernels
-        assert all(torch.equal(tensors[name], first[name]) for name in shared), arm
-    random = [name for name in first if name.endswith(("weight", "original", "_u")) and "norm" not in name]
-    weights = [name for name in random if first[name].unique().numel() > 1]
-    assert len(weights) > 60
-    assert not any(torch.equal(first[name], other[name]) for name in weights)
 
 
 def test_arms_of_one_seed_see_the_same_holes_and_crops(monkeypatch):
@@ -268,12 +191,6 @@ def test_range_average_is_the_loop_over_pixels():
     torch.testing.assert_close(medfe.range_average(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_released_reshape_is_a_view_of_pixels_by_channels():
-    x = torch.randn(1, 3, 2, 4)
-    by_pixel = torch.stack([x[0, :, i, j] for i in range(2) for j in range(4)])  # (H W, C)
-    assert torch.equal(medfe_released.scrambled(x), by_pixel.view(1, 3, 2, 4))
-
-
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("fraction", [0, 0.6])
 def test_overwritten_counting_with_one_channel_is_that_with_all(kernel, fraction):
@@ -334,7 +251,7 @@ def released_middle(middle, levels, hole):
 
 
 def test_cheap_middle_of_a_batch_is_the_released_one_of_each_photo():
-    network, hole = trainer().network, masks.irregular(2, 64, 0, (0.3, 0.4))
+    network, hole = trainer(TINY).network, masks.irregular(2, 64, 0, (0.3, 0.4))
     levels = network.encoder(torch.randn(2, 6, 64, 64))
     ours = network.middle(levels, hole)
     for i in range(2):
@@ -431,23 +348,9 @@ def test_multipliers_are_those_of_text_and_code():
         assert kind(loss_mult=3.0).weights["texture"] == 3
 
 
-def test_every_weight_fix_and_choice_changes_the_step():
-    changes = [{name: value} for name, value in (
-        ("l1_weight", 9.0), ("perceptual_weight", 9.0), ("style_weight", 9.0), ("adversarial_weight", 9.0),
-        ("structure_weight", 9.0), ("texture_weight", 9.0), ("loss_mult", 9.0), ("lr", 1e-3), ("pixel_kimg", 1.0),
-        ("region", "irregular"), ("constraint", "none"), ("constraint", "cae"))]  # fmt: skip
-    arms = [TINY, RELEASED, *(replace(TINY, bank=12, **change) for change in changes),
-            *(replace(RELEASED, fixes=fix) for fix in FIXES)]  # fmt: skip
-    seen = [weights_after(settings) for settings in arms]
-    for i, after in enumerate(seen):
-        assert not any(torch.equal(after, other) for other in seen[:i]), arms[i]
-    kinds = [weights_after(replace(TINY, constraint=kind)) for kind in medfe.CONSTRAINTS[2:]]
-    assert not any(torch.equal(a, b) for a, b in zip(kinds, kinds[1:] + kinds[:1], strict=True))
-
-
 def test_with_every_fix_the_released_code_is_the_described_method():
     fixed = replace(RELEASED, fixes="+".join(FIXES), loss_mult=1.0)
-    assert torch.equal(weights_after(fixed, 2), weights_after(TINY, 2))
+    assert torch.equal(after(fixed, 2), after(TINY, 2))
 
 
 def test_pixels_come_first_and_alone():
@@ -510,47 +413,13 @@ def test_local_discriminator_looks_at_the_hole_or_anywhere():
 # Training
 
 
-@pytest.mark.parametrize("settings", [replace(TINY, pixel_kimg=0.002), RELEASED])
-def test_resuming_is_bit_identical(tmp_path, settings):
-    through, stopped, resumed = (trainer(settings) for _ in range(3))
-    for step in range(3):
-        through.step(photos(seed=step), step)
-    for step in range(2):
-        stopped.step(photos(seed=step), step)
-    training.save_checkpoint(tmp_path / "checkpoint.pt", stopped.state_dict())
-    resumed.load_state_dict(training.load_checkpoint(tmp_path / "checkpoint.pt"))
-    resumed.step(photos(seed=2), 2)
-    for a, b in zip(through.network.state_dict().values(), resumed.network.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(through.discriminators.state_dict().values(), resumed.discriminators.state_dict().values(),
-                    strict=True):  # fmt: skip
-        assert torch.equal(a, b)
-
-
 def test_structure_images_come_behind_the_photos():
     x = photos(channels=3)
-    found = trainer().step(torch.cat([x, 255 - x], 1), 0)
+    found = trainer(TINY).step(torch.cat([x, 255 - x], 1), 0)
     assert found["structure"].item() != found["texture"].item()
     with pytest.raises(BadInput, match=r"photos: constraint conv1x1 needs each photo's structure image behind it"):
-        trainer().step(x, 0)
+        trainer(TINY).step(x, 0)
     assert trainer(replace(TINY, constraint="none")).step(x, 0)["total"].isfinite()
-
-
-def test_photos_and_bank_are_not_written_to():
-    method, x = trainer(), photos()
-    kept, bank = x.clone(), method.bank.clone()
-    method.step(x, 0)
-    assert torch.equal(x, kept)
-    assert torch.equal(method.bank, bank)
-
-
-def test_losses_fall_on_photos_learned_by_heart():
-    smooth = F.interpolate(photos(2, 4).float(), size=64, mode="bilinear").byte()
-    settings = replace(TINY, width=4, perceptual_weight=0, style_weight=0, adversarial_weight=0, lr=5e-3)
-    method = trainer(settings)
-    found = [method.step(smooth, step) for step in range(40)]
-    for name in ("l1", "structure", "texture"):
-        assert found[-1][name] < 0.6 * found[0][name], name
 
 
 def test_half_precision_step_is_near_the_full_one():
@@ -560,91 +429,10 @@ def test_half_precision_step_is_near_the_full_one():
         assert half[name].item() == pytest.approx(full[name].item(), rel=0.1), name
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("acceleration", ["graph", "compile"])
-def test_captured_step_equals_the_eager_one(acceleration):
-    arms = [
-        MEDFE(replace(TINY, pixel_kimg=0.048), 3, "cuda", "fp32", mode, narrow_vgg())
-        for mode in ("eager", acceleration)
-    ]
-    for step in range(12):
-        x = photos(8, seed=step).cuda()
-        a, b = ({k: v.item() for k, v in arm.step(x, step).items()} for arm in arms)
-        assert a == pytest.approx(b, rel=1e-2), step
-
-
 # Use
 
 
-@pytest.fixture(scope="module", params=[TINY, RELEASED])
-def network(request):
-    return trainer(request.param)
-
-
-def test_known_pixels_stay_and_the_hole_is_never_read(network):
-    x, mask = torch.rand(3, 3, 64, 64), masks.irregular(3, 64, 0, (0.3, 0.4))
-    one = network.inpaint(x, mask)
-    other = network.inpaint(torch.where(mask, torch.rand_like(x), x), mask)
-    assert torch.equal(one, other)
-    known = ~mask.expand_as(x)
-    assert torch.equal(one[known], x[known])
-    assert 0 <= one.min() <= one.max() <= 1
-    assert one[~known].std() > 0
-
-
-def test_photos_of_a_batch_do_not_touch_each_other(network):
-    """The released code takes the first photo's mask and features for all of the batch."""
-    x, mask = torch.rand(3, 3, 64, 64), masks.irregular(3, 64, 0, (0.3, 0.4))
-    together = network.inpaint(x, mask)
-    alone = torch.cat([network.inpaint(x[i : i + 1], mask[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_other_sizes_that_the_levels_divide(network):
-    assert network.inpaint(torch.rand(1, 3, 96, 128), masks.make("half", 1, 128, 0)[..., :96, :]).shape == (
-        1,
-        3,
-        96,
-        128,
-    )
-
-
-@pytest.mark.parametrize("settings", [replace(TINY, constraint="cae"), replace(RELEASED, constraint="cae")])
-def test_saved_network_fills_alike_without_vgg_and_codes(tmp_path, settings, monkeypatch):
-    monkeypatch.setattr(pretrained, "vgg16", None)
-    method, x, mask = trainer(settings), torch.rand(2, 3, 64, 64), masks.centre(2, 64)
-    method.save(tmp_path / "weights.pt")
-    loaded = branches.load(tmp_path / "weights.pt", "cpu")
-    assert type(loaded) is type(method)
-    assert torch.equal(loaded.inpaint(x, mask), method.inpaint(x, mask))
-    training.save_checkpoint(tmp_path / "other.pt", {"settings": {}})
-    with pytest.raises(BadInput, match=r"other\.pt: not a finished MEDFE"):
-        MEDFE.load(tmp_path / "other.pt", "cpu")
-
-
 # Bad input
-
-
-def test_unknown_fixes():
-    with pytest.raises(BadInput, match="fixes: 'masks' will not do; it must be of mask, init, bpa, vgg, crop"):
-        replace(RELEASED, fixes="init+masks")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"size": 96}, "size: 96 will not do; it must be a power of two of at least 64 px"),
-        ({"region": "corner"}, "region: 'corner' will not do; it must be centre or irregular"),
-        ({"constraint": "vae"}, "constraint: 'vae' will not do; it must be one of none, conv1x1, cae"),
-        ({"pixel_kimg": -1.0}, "pixel_kimg: -1.0 will not do; it must be at least 0 kimg"),
-        ({"style_weight": -1.0}, "style_weight: -1.0 will not do; it must be a number of at least 0"),
-        ({"loss_mult": math.inf}, "loss_mult: inf will not do; it must be at least 0, or -1"),
-        ({"bank": 1}, "bank: 1 will not do"),
-    ],
-)
-def test_bad_settings(change, words):
-    with pytest.raises(BadInput, match=words):
-        replace(TINY, **change)
 
 
 @pytest.mark.parametrize(
@@ -673,22 +461,5 @@ def test_missing_vgg_weights_are_said_where_a_term_needs_them(monkeypatch):
 
     monkeypatch.setattr(pretrained, "vgg16", missing)
     with pytest.raises(BadInput, match=r"vgg16\.pt is missing"):
-        trainer(vgg=None)
+        trainer(TINY, vgg=None)
     assert trainer(replace(TINY, perceptual_weight=0, style_weight=0), vgg=None).features is None
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [
-        (72, "72x72 px will not do; .* trained at 64 px and needs multiples of 16 px a side, at least 48"),
-        (32, "photos: 32x32 px will not do"),
-    ],
-)
-def test_photos_that_the_levels_do_not_divide(size, words):
-    with pytest.raises(BadInput, match=words):
-        trainer().inpaint(torch.zeros(1, 3, size, size), masks.centre(1, size))
-
-
-def test_bad_state():
-    with pytest.raises(BadInput, match="checkpoint: does not fit these settings"):
-        trainer(replace(TINY, width=3), codes=None).load_state_dict(trainer().state_dict())

@@ -2,7 +2,6 @@
 
 import math
 import zipfile
-from dataclasses import fields
 from io import BytesIO
 
 import numpy as np
@@ -11,22 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-import inpaintlib
 from benchmarks import speed as bench
-from inpaintlib import ROOT, BadInput, metrics
+from inpaintlib import BadInput, metrics
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.files import write_json
-from inpaintlib.harness import claims, figures, runs, sweep
+from inpaintlib.harness import claims, figures, sweep
 from inpaintlib.harness.tables import Results
 from inpaintlib.methods.partial_conv import PartialConvNet, Settings
 from inpaintlib.studies import partial_conv
+from tests.conftest import noise
 
 STUDY = "partial_conv_losses"
-
-
-def some_photos(n, size=64, seed=0):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def no_nvidia(monkeypatch):
 
 
 def test_every_photo_has_a_hole_of_every_cell():
-    photos = some_photos(3)
+    photos = noise(3)
     found = partial_conv.table1("photos", photos, ["a", "b", "c"], ["x", "x", "y"], "generated")
     holes, ratio = found.masks().view(3, 12, 64, 64), masks.hole_ratio(found.masks()).view(3, 12)
     for i, (low, high, border) in enumerate(partial_conv.CELLS.itertuples(index=False)):
@@ -63,7 +58,7 @@ def test_nvidias_masks_go_to_their_cells_and_are_taken_where_they_are(tmp_path, 
             Image.fromarray(hole).save(picture := BytesIO(), "PNG")
             archive.writestr(f"testing_mask_dataset/{1000 * thousand:05}.png", picture.getvalue())
     monkeypatch.setattr(partial_conv.datasets, "locate", lambda name: tmp_path / f"{name.split('_')[2]}_mask.zip")
-    found = partial_conv.table1("photos", some_photos(2), "ab", "ab", "auto")
+    found = partial_conv.table1("photos", noise(2), "ab", "ab", "auto")
     assert found.name == "photos, NVIDIA's masks"
     expected = torch.cat([masks.irregular(1, 64, 7, ratio, "clear") for ratio in masks.RATIO_BINS for _ in range(2)])
     assert torch.equal(found.masks(), torch.cat([expected, expected]))  # one mask a cell, repeated
@@ -71,7 +66,7 @@ def test_nvidias_masks_go_to_their_cells_and_are_taken_where_they_are(tmp_path, 
 
 
 def test_without_nvidias_masks_auto_takes_ours_and_nvidia_says_so(no_nvidia):
-    photos = some_photos(1)
+    photos = noise(1)
     auto, generated = (partial_conv.table1("p", photos, "a", "a", source) for source in ("auto", "generated"))
     assert auto.hash == generated.hash
     with pytest.raises(BadInput, match="nvidia_masks_test is not here"):
@@ -154,13 +149,13 @@ def test_colour_offset_is_the_fills_mean_error_not_its_texture():
 
 
 def test_fill_deviation_and_valid_l1_in_closed_form():
-    test_set = TestSet.make("t", some_photos(3, 16), masks.random_pixels(3, 16, 0, 0.3), "abc")
+    test_set = TestSet.make("t", noise(3, 16), masks.random_pixels(3, 16, 0, 0.3), "abc")
     assert partial_conv.fill_deviation(Grey(), test_set) == pytest.approx([math.sqrt(1 / 6)] * 3)  # of 0, 1/2 and 1
     assert partial_conv.valid_l1(Grey(), test_set) == pytest.approx([0.1] * 3, rel=1e-4)
 
 
 def test_partial_convolutions_do_not_depend_on_what_the_hole_held_and_plain_ones_do():
-    test_set = partial_conv.table1("p", some_photos(1, 32), "a", "a", "generated")
+    test_set = partial_conv.table1("p", noise(1, 32), "a", "a", "generated")
     choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
     partial, plain = (PartialConvNet(Settings(**choices, conv=conv), device="cpu") for conv in ("partial", "plain"))
     assert (partial_conv.fill_deviation(partial, test_set) == 0).all()
@@ -191,14 +186,14 @@ def test_a_hole_of_half_the_side_closes_in_the_layer_that_follows_from_its_width
     network = PartialConvNet(
         Settings(size=64, width=2, bank=6, perceptual_weight=0, style_weight=0), device="cpu"
     ).network
-    photos = some_photos(2)
+    photos = noise(2)
     for hole, layer in ((32, 4), (2, 1), (62, 5)):  # of 5 layers: 7x7, 5x5, 5x5, 3x3, 3x3
         test_set = TestSet.make("t", photos, masks.centre(2, 64, hole=hole), "ab")
         assert partial_conv.closing_layer(network, test_set).tolist() == [layer, layer]
 
 
 def test_all_measures_of_a_network_on_twelve_cells():
-    test_set = partial_conv.table1("p", some_photos(2, 32), "ab", "ab", "generated")
+    test_set = partial_conv.table1("p", noise(2, 32), "ab", "ab", "generated")
     choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
     for conv in ("partial", "plain"):
         found = partial_conv.measure(PartialConvNet(Settings(**choices, conv=conv), device="cpu"), test_set)
@@ -230,7 +225,7 @@ def test_grid_peak_and_high_frequency_in_closed_form():
 
 
 def test_spectrum_is_that_of_the_fill_alone():
-    photos = some_photos(4, 64)
+    photos = noise(4, 64)
     same = partial_conv.spectrum(lambda photo, mask: photo, photos)
     assert np.array_equal(same["fill"], same["truth"])
     assert same["frequency"].tolist() == [k / 32 for k in range(1, 17)]
@@ -242,21 +237,6 @@ def test_spectrum_is_that_of_the_fill_alone():
 def test_early_is_the_evaluation_nearest_a_quarter():
     history = pd.DataFrame({"kimg": [0, 0.9, 1.1, 2, 4], "test_l1_hole": [9, np.nan, 7, 6, 5]})
     assert partial_conv.early(history, "l1_hole", 4) == 7
-
-
-def test_a_saved_network_fills_as_before(tmp_path):
-    choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
-    method = PartialConvNet(Settings(**choices, conv="plain", placeholder="grey"), device="cpu")
-    method.step(some_photos(4, 32), 0)
-    (tmp_path / "checkpoint.pt").touch()
-    method.save(tmp_path / "weights.pt")
-    assert not (tmp_path / "checkpoint.pt").exists()
-    photos, hole = torch.rand(2, 3, 32, 32), masks.centre(2, 32)
-    again = PartialConvNet.load(tmp_path / "weights.pt", "cpu")
-    assert torch.equal(again.inpaint(photos, hole), method.inpaint(photos, hole))
-    torch.save({"generator": {}}, tmp_path / "other.pt")
-    with pytest.raises(BadInput, match="not a finished partial convolution network"):
-        PartialConvNet.load(tmp_path / "other.pt")
 
 
 def test_the_worked_example_is_that_of_li_2020():
@@ -287,12 +267,11 @@ def test_source_is_the_code_without_its_docstring():
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
-    """A results folder, and a function that puts a run into it whose l1 in each cell is known."""
-    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+def study(results):
+    """A function that puts a run into the results whose l1 in each cell is known."""
 
     def add(arm, seed, l1, **more):
-        folder = tmp_path / STUDY / "runs" / f"{arm}-{seed}"
+        folder = results / STUDY / "runs" / f"{arm}-{seed}"
         folder.mkdir(parents=True)
         write_json(folder / "params.json", {"arm": arm, "seed": seed, "preset": "quick", "dataset": "demo"})
         photos = pd.concat([partial_conv.CELLS] * 3, ignore_index=True)
@@ -391,12 +370,6 @@ def test_relative_gap_is_in_per_cent_of_the_base(study):
     gap = partial_conv.relative_gap(cells, "full", "plain mean", ["l1", "lpips"])
     assert gap.index.tolist() == ["l1"]
     assert (gap.loc["l1"] == 10).all()
-
-
-def test_parameters_of_notebook_20_are_the_settings_of_the_method():
-    declared = runs.notebook_parameters(ROOT / "notebooks" / "20_partial_conv.ipynb")
-    for field in fields(Settings):
-        assert declared[field.name].type is type(field.default), field.name
 
 
 @pytest.mark.parametrize("preset", ["quick", "night", "full", "exact"])

@@ -19,39 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from inpaintlib import BadInput
+from inpaintlib.settings import Checked, number, one_of
 from inpaintlib.training import Trainer, adam, initialise, initialise_dcgan
 
 KINDS = {"texture": 3, "structure": 5}  # stride-2 convolutions down to the bottleneck
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Every choice of one training; the defaults are the released code's. The size of the photos is none of them."""
 
-    kind: str = "texture"  # texture | structure
-    width: int = 32  # channels of the first layer; the code has 8 times as many, 256
-    l1_weight: float = 10.0  # of the only loss, in [-1, 1] units; to Adam it matters little
-    lr: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    constant_kimg: float = math.inf  # thousands of photos at the full learning rate; released: 1 epoch of 10
-    decay_kimg: float = 0.0  # thousands of photos after that in which it falls to 0, linearly; released: 9 epochs
-
-    def __post_init__(self):
-        def require(ok: bool, name: str, right: str) -> None:
-            if not ok:
-                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
-
-        require(self.kind in KINDS, "kind", "texture or structure")
-        require(isinstance(self.width, int) and self.width >= 1, "width", "a whole number of at least 1 channel")
-        require(0 < self.l1_weight < math.inf, "l1_weight", "above 0")
-        require(0 < self.lr < math.inf, "lr", "above 0")
-        require(0 <= self.beta1 < 1, "beta1", "from 0 to less than 1")
-        require(0 <= self.beta2 < 1, "beta2", "from 0 to less than 1")
-        require(
-            self.constant_kimg >= 0, "constant_kimg", "at least 0 kimg, or inf for a learning rate that never falls"
-        )
-        require(0 <= self.decay_kimg < math.inf, "decay_kimg", "at least 0 kimg")
+    kind: str = one_of("texture", KINDS)
+    width: int = number(32, least=1, unit="channels")  # of the first layer; the code has 8 times as many, 256
+    l1_weight: float = number(10.0, above=0)  # of the only loss, in [-1, 1] units; to Adam it matters little
+    lr: float = number(2e-4, above=0)
+    beta1: float = number(0.5, below=1)
+    beta2: float = number(0.999, below=1)
+    constant_kimg: float = number(math.inf, unit="kimg", infinite=True)  # at the full learning rate; released: 1 of 10
+    decay_kimg: float = number(0.0, unit="kimg")  # after that, in which it falls to 0, linearly; released: 9 of 10
 
     @property
     def channels(self) -> int:
@@ -75,8 +60,7 @@ class Settings:
 
 def block(conv: nn.Module, code: bool = False) -> nn.Sequential:
     """A convolution with batch norm and leaky ReLU, or, where it gives the code, with tanh alone."""
-    return nn.Sequential(conv, nn.Tanh()) if code else nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels),
-                                                                     nn.LeakyReLU(0.2))  # fmt: skip
+    return nn.Sequential(conv, *([nn.Tanh()] if code else [nn.BatchNorm2d(conv.out_channels), nn.LeakyReLU(0.2)]))
 
 
 def down(inputs: int, outputs: int, code: bool = False) -> nn.Sequential:
@@ -137,15 +121,13 @@ def check(photos: Tensor, settings: Settings) -> None:
 class CAE(Trainer):
     """An auto-encoder in training (:meth:`step`), and what it makes of photos (:meth:`encode`, :meth:`reconstruct`).
 
-    Args:
-        settings: the choices. ``seed``: of initialisation; nothing else is random.
-        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
-
-    The network's buffer ``shown`` counts the photos of its training; one that has seen none is ``untrained``.
+    ``seed`` is of initialisation, nothing else is random; the rest as in `training.Trainer`. The network's buffer
+    ``shown`` counts the photos of its training; one that has seen none is ``untrained``.
     """
 
     state = ("network", "adam")
     exported, title = "network", "auto-encoder (weights.pt of a run of notebook 40)"
+    settings_type = Settings
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
@@ -206,9 +188,7 @@ class CAE(Trainer):
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "auto") -> "CAE":
         """The auto-encoder that :meth:`save` wrote. BadInput for any other file, and for one that was never trained."""
-        settings, state = cls.read(path)
-        cae = cls(Settings(**settings), device=device, acceleration="eager")
-        cae.load_state_dict(state)
+        cae = super().load(path, device)
         if cae.untrained:
             raise BadInput(f"{path}: this auto-encoder was never trained, so its codes mean nothing; train it")
         return cae

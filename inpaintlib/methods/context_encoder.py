@@ -14,7 +14,6 @@ port: from after it).
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from inpaintlib import BadInput
 from inpaintlib.data import masks
 from inpaintlib.losses import adversarial
+from inpaintlib.settings import Checked, number, one_of, power_of_two
 from inpaintlib.training import Trainer, adam, frozen, generator, initialise, initialise_dcgan
 
 MEAN_COLOUR = (117 / 255, 104 / 255, 123 / 255)  # as Lua orders it: a permuted Caffe mean
@@ -31,54 +31,41 @@ BANK = 2048  # random masks, drawn once from the seed; each step picks one a pho
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Every choice of one training, each with who made it.
 
     ``ratio`` is lambda_rec / lambda_adv; the weights sum to one as in the paper (.999 / .001), so 1 means .5 / .5.
     """
 
-    size: int = 128  # px, a power of two; paper and Lua 128, the report scales everything to 128
-    region: str = "centre"  # one of REGIONS; centre: F predicts the patch only, else the whole photo
-    ratio: float = 999.0  # lambda_rec / lambda_adv; 0 = adversarial only, inf = reconstruction only
-    reconstruction: str = "l2"  # l2 (Eq. 1, a mean as in Lua) | l1 (the paper) | l2_sum (the report's first try)
-    overlap: int = 7  # px of band inside the patch's edge; paper and report 7, Lua 4 (its default: 0)
+    size: int = power_of_two(128, 32)  # px; paper and Lua 128, the report scales everything to 128
+    region: str = one_of("centre", REGIONS)  # centre: F predicts the patch only, else the whole photo
+    ratio: float = number(
+        999.0, infinite=True
+    )  # lambda_rec / lambda_adv; 0: no reconstruction, inf: no adversary
+    reconstruction: str = one_of("l2", ("l1", "l2_sum"))  # Eq. 1, a mean as in Lua | the paper | the report's first try
+    overlap: int = number(7, unit="px")  # of band inside the patch's edge; paper and report 7, Lua 4 (its default: 0)
     overlap_visible: bool = False  # paper and Lua: True (the hole is smaller than the patch); the report: False
-    overlap_weight: float = 10.0  # of the reconstruction in the band; random regions: of the known pixels
-    placeholder: str = "zero"  # what F sees in the hole: zero, mid-grey (paper 3.3, report) | mean (paper 4, Lua)
-    lr: float = 2e-4  # of D
-    generator_lr_factor: float = 10.0  # F's learning rate over D's; paper, Lua 10 (Lua: 1 at ratio 0 and infinity)
-    beta1: float = 0.5
-    beta2: float = 0.999  # the report: 0.9
-    width: int = 64  # channels of the first layer; 64 in the paper
-    bottleneck: int = 4000  # units; Lua's default is 100; 0 = channel-wise fully connected (paper 3.1)
-    noise: int = 0  # units of N(0, 1) noise beside the bottleneck; Lua's option uses 100
+    overlap_weight: float = number(10.0, above=0)  # of the reconstruction in the band; random regions: of known pixels
+    placeholder: str = one_of("zero", ("mean",))  # in the hole: mid-grey (paper 3.3, report) | mean (paper 4, Lua)
+    lr: float = number(2e-4, above=0)  # of D
+    generator_lr_factor: float = number(10.0, above=0)  # F's over D's; paper, Lua 10 (Lua: 1 at ratio 0 and infinity)
+    beta1: float = number(0.5, below=1)
+    beta2: float = number(0.999, below=1)  # the report: 0.9
+    width: int = number(64, least=1, unit="channels")  # of the first layer; 64 in the paper
+    bottleneck: int = number(4000, unit="units")  # Lua's default is 100; 0: channel-wise fully connected (paper 3.1)
+    noise: int = number(0, unit="units")  # of N(0, 1) noise beside the bottleneck; Lua's option uses 100
     pooling: bool = False  # the encoder's convolutions keep the size and a pooling layer halves it (paper 4: coarser)
     conditional: bool = False  # D also sees the photo with its hole (Lua's conditionAdv; the paper rejects it)
     composite: bool = False  # D sees the prediction pasted into its photo, and not the prediction alone
 
     def __post_init__(self):
-        def require(ok: bool, name: str, right: str) -> None:
-            if not ok:
-                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
-
-        require(self.size >= 32 and self.size & (self.size - 1) == 0, "size", "a power of two of at least 32 px")
-        require(self.region in REGIONS, "region", f"one of {', '.join(REGIONS)}")
-        require(self.region != "centre" or self.size >= 64, "size", "at least 64 px for a centre hole")
-        require(self.ratio >= 0, "ratio", "a number from 0 to inf")
-        require(self.reconstruction in ("l1", "l2", "l2_sum"), "reconstruction", "l1, l2 or l2_sum")
-        require(
-            0 <= self.overlap < self.patch // 4,
-            "overlap",
-            f"from 0 to less than a quarter patch ({self.patch // 4} px)",
-        )
-        require(self.overlap_weight > 0, "overlap_weight", "above 0")
-        require(self.generator_lr_factor > 0, "generator_lr_factor", "above 0")
-        require(self.placeholder in ("zero", "mean"), "placeholder", "zero or mean")
-        require(self.bottleneck >= 0, "bottleneck", "0 (channel-wise) or a number of units")
-        require(self.noise >= 0 and not (self.noise and not self.bottleneck), "noise",
-                "0 or a number of units, beside a bottleneck of at least one unit")  # fmt: skip
-        require(not self.conditional or self.region == "centre", "conditional", "False unless region is centre")
-        require(not (self.composite and self.conditional), "composite", "False where conditional is True")
+        super().__post_init__()
+        centre, quarter = self.region == "centre", self.patch // 4
+        self.require("size", not centre or self.size >= 64, "at least 64 px for a centre hole")
+        self.require("overlap", self.overlap < quarter, f"from 0 to less than a quarter patch ({quarter} px)")
+        self.require("noise", not self.noise or self.bottleneck > 0, "0 where there is no bottleneck to stand beside")
+        self.require("conditional", centre or not self.conditional, "False unless region is centre")
+        self.require("composite", not (self.composite and self.conditional), "False where conditional is True")
 
     @property
     def patch(self) -> int:
@@ -105,30 +92,29 @@ def channels(side: int, width: int) -> list[int]:
     return [width * max(1, 8 >> (stages - 1 - i)) for i in range(stages)]
 
 
-def down(inputs: int, outputs: int, bias: bool, norm: bool = True, pooling: bool = False) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, 4, 1 if pooling else 2, 1, bias=bias)
-    layers = conv, nn.BatchNorm2d(outputs) if norm else None, nn.LeakyReLU(0.2)
-    return nn.Sequential(*filter(None, layers), *([nn.MaxPool2d(2, ceil_mode=True)] if pooling else []))
+def down(inputs: int, outputs: int, norm: bool = True, pooling: bool = False) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 4, 1 if pooling else 2, 1, bias=False)
+    layers = [conv, nn.BatchNorm2d(outputs)] if norm else [conv]
+    return nn.Sequential(*layers, nn.LeakyReLU(0.2), *([nn.MaxPool2d(2, ceil_mode=True)] if pooling else []))
 
 
-def up(inputs: int, outputs: int, bias: bool) -> nn.Sequential:
-    conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
+def up(inputs: int, outputs: int) -> nn.Sequential:
+    conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class Squeeze(nn.Conv2d):
-    """Conv2d(C, units, 4) on a 4x4 map, (B, C, 4, 4) -> (B, units, 1, 1): computed as the matrix product that it is."""
+    """Conv2d(C, units, 4) on a 4x4 map, (B,C,4,4) -> (B,units,1,1): the matrix product that it is, without a bias."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return F.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+        return F.linear(maps.flatten(1), self.weight.flatten(1))[:, :, None, None]
 
 
 class Spread(nn.ConvTranspose2d):
-    """ConvTranspose2d(units, C, 4) on one pixel, (B, units, 1, 1) -> (B, C, 4, 4): a matrix product, too."""
+    """ConvTranspose2d(units, C, 4) on one pixel, (B,units,1,1) -> (B,C,4,4): a matrix product, too."""
 
     def forward(self, code: Tensor) -> Tensor:
-        maps = (code.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
-        return maps if self.bias is None else maps + self.bias.view(1, -1, 1, 1)
+        return (code.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
 
 
 class ChannelWiseLinear(nn.Module):
@@ -147,34 +133,26 @@ class ChannelWiseLinear(nn.Module):
 
 
 class Generator(nn.Module):
-    """F: photos with a hole (B,3,S,S) in [-1,1], noise (B,z) or None -> prediction (B,3,P,P) in [-1,1].
+    """F: photos with a hole (B,3,S,S) in [-1,1], noise (B,z) or None -> prediction (B,3,P,P) in [-1,1]."""
 
-    With ``bias=True, bottleneck_norm=False`` it is the report's network.
-    """
-
-    def __init__(self, settings: Settings, bias: bool = False, bottleneck_norm: bool = True):
+    def __init__(self, settings: Settings):
         super().__init__()
         s, inner = settings, channels(settings.size, settings.width)
         outer = channels(s.patch, s.width)[::-1]
-        self.encoder = nn.Sequential(
-            down(3, inner[0], bias, False, s.pooling), *(down(a, b, bias, True, s.pooling) for a, b in pairwise(inner))
-        )
-        self.noise = nn.Conv2d(s.noise, s.noise, 1, bias=bias) if s.noise else None
+        halvings = (down(a, b, True, s.pooling) for a, b in pairwise(inner))
+        self.encoder = nn.Sequential(down(3, inner[0], False, s.pooling), *halvings)
+        self.noise = nn.Conv2d(s.noise, s.noise, 1, bias=False) if s.noise else None
+        normed = nn.BatchNorm2d(outer[0]), nn.ReLU()
         if s.bottleneck:
             units = s.bottleneck + s.noise
-            self.squeeze = Squeeze(inner[-1], s.bottleneck, 4, bias=bias)
-            norm = nn.BatchNorm2d(units) if bottleneck_norm else nn.Identity()
-            spread = nn.Sequential(Spread(units, outer[0], 4, bias=bias), nn.BatchNorm2d(outer[0]), nn.ReLU())
-            self.bottleneck = nn.Sequential(norm, nn.LeakyReLU(0.2), spread)
+            self.squeeze = Squeeze(inner[-1], s.bottleneck, 4, bias=False)
+            spread = nn.Sequential(Spread(units, outer[0], 4, bias=False), *normed)
+            self.bottleneck = nn.Sequential(nn.BatchNorm2d(units), nn.LeakyReLU(0.2), spread)
         else:
             self.squeeze = ChannelWiseLinear(inner[-1], 4)
-            spread = nn.Conv2d(inner[-1], outer[0], 3, 1, 1, bias=bias)
-            self.bottleneck = nn.Sequential(spread, nn.BatchNorm2d(outer[0]), nn.ReLU())
-        self.decoder = nn.Sequential(
-            *(up(a, b, bias) for a, b in pairwise(outer)),
-            nn.ConvTranspose2d(outer[-1], 3, 4, 2, 1, bias=bias),
-            nn.Tanh(),
-        )
+            self.bottleneck = nn.Sequential(nn.Conv2d(inner[-1], outer[0], 3, 1, 1, bias=False), *normed)
+        last = nn.ConvTranspose2d(outer[-1], 3, 4, 2, 1, bias=False)
+        self.decoder = nn.Sequential(*(up(a, b) for a, b in pairwise(outer)), last, nn.Tanh())
 
     def forward(self, holed: Tensor, z: Tensor | None = None) -> Tensor:
         code = self.squeeze(self.encoder(holed))
@@ -192,14 +170,14 @@ class Discriminator(nn.Module):
     def __init__(self, patch: int, width: int = 64, conditional: bool = False):
         super().__init__()
         widths = channels(patch, width)
-        first = [down(3, widths[0], False, norm=False)]
+        first = down(3, widths[0], norm=False)
         if conditional:
             self.see_context = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.LeakyReLU(0.2))
             self.see_patch = nn.Sequential(nn.Conv2d(3, width, 5, 2, patch // 2 + 2, bias=False), nn.LeakyReLU(0.2))
-            first = [down(2 * width, widths[0], False)]
+            first = down(2 * width, widths[0])
         self.conditional = conditional
-        stages = [down(a, b, False) for a, b in pairwise(widths)]
-        self.layers = nn.Sequential(*first, *stages, Squeeze(widths[-1], 1, 4, bias=False))
+        stages = (down(a, b) for a, b in pairwise(widths))
+        self.layers = nn.Sequential(first, *stages, Squeeze(widths[-1], 1, 4, bias=False))
 
     def forward(self, patch: Tensor, holed: Tensor | None = None) -> Tensor:
         if self.conditional:
@@ -231,15 +209,15 @@ def reconstruction_loss(predicted: Tensor, truth: Tensor, weights: Tensor, kind:
 
 
 class ContextEncoder(Trainer):
-    """F and D in training (:meth:`step`) and F as an Inpainter (:meth:`inpaint`).
+    """F and D in training (:meth:`step`) and F as an Inpainter (:meth:`inpaint`); the rest as in `training.Trainer`.
 
     Args:
         settings: the choices. ``seed``: of initialisation, noise and random masks.
-        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
     """
 
     state = ("generator", "discriminator", "adam_g", "adam_d")
     exported, title = "generator", "Context Encoder (weights.pt of a run of notebook 10)"
+    settings_type = Settings
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
@@ -247,10 +225,9 @@ class ContextEncoder(Trainer):
         self.seed = seed
         self.set_device(device, precision, acceleration)
         sees = s.size if s.composite else s.patch
-        self.generator = initialise(Generator(s), seed, "generator", initialise_dcgan)
-        self.discriminator = initialise(Discriminator(sees, s.width, s.conditional), seed, "discriminator",
-                                        initialise_dcgan)  # fmt: skip
-        for network in (self.generator, self.discriminator):
+        self.generator, self.discriminator = Generator(s), Discriminator(sees, s.width, s.conditional)
+        for name in ("generator", "discriminator"):
+            network = initialise(getattr(self, name), seed, name, initialise_dcgan)
             network.to(self.device, memory_format=torch.channels_last)
             for layer in network.modules():
                 if isinstance(layer, Squeeze | Spread):  # a matrix product flattens them: as they lie, without a copy
@@ -286,20 +263,19 @@ class ContextEncoder(Trainer):
         truth, weights = (self.crop(x), self.band) if s.region == "centre" else (x, self.pixel_weights(holes))
         with self.autocast():
             predicted = self._g(masked, z)
-        losses = self._update_discriminator(x, predicted.detach(), holes) if lambda_adv else {}
-        losses["rec"] = joint = reconstruction_loss(predicted, truth, weights, s.reconstruction)
+        losses = self._update_discriminator(x, truth, predicted.detach(), holes) if lambda_adv else {}
+        losses["rec"] = reconstruction_loss(predicted, truth, weights, s.reconstruction)
         if lambda_adv:
             with frozen(self.discriminator):
                 losses["adv"] = adversarial(self.judged(x, predicted, holes), True)
-            joint = lambda_rec * losses["rec"] + lambda_adv * losses["adv"]  # Eq. 3
+        joint = lambda_rec * losses["rec"] + lambda_adv * losses.get("adv", 0.0)  # Eq. 3
         self.adam_g.zero_grad(set_to_none=True)
         joint.backward()
         self.adam_g.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _update_discriminator(self, x: Tensor, predicted: Tensor, holes: Tensor) -> dict[str, Tensor]:
+    def _update_discriminator(self, x: Tensor, truth: Tensor, predicted: Tensor, holes: Tensor) -> dict[str, Tensor]:
         """One step of D up Eq. 2. Batch norm sees ground truths and predictions apart."""
-        truth = self.crop(x) if self.settings.region == "centre" else x
         losses = {"d_real": adversarial(self.judged(x, truth, holes), True),
                   "d_fake": adversarial(self.judged(x, predicted, holes), False)}  # fmt: skip
         self.adam_d.zero_grad(set_to_none=True)
@@ -344,7 +320,7 @@ class ContextEncoder(Trainer):
         """
         masks.check(mask, photos)
         s = self.settings
-        if photos.shape[-1] != s.size or photos.shape[-2] != s.size:
+        if photos.shape[-2:] != (s.size, s.size):
             raise BadInput(f"photos: {photos.shape[-2]}x{photos.shape[-1]} px, but this network was trained "
                            f"for {s.size}x{s.size}; resize them, or train one of their size")  # fmt: skip
         if s.region == "centre" and (mask & ~self.blank).any():
@@ -357,11 +333,3 @@ class ContextEncoder(Trainer):
         predicted = (self.generator(masked.contiguous(memory_format=torch.channels_last), z).float() + 1) / 2
         self.generator.train()
         return torch.where(mask, self.placed(predicted.clamp(0, 1)), photos)
-
-    @classmethod
-    def load(cls, path: Path, device: str = "auto") -> "ContextEncoder":
-        """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
-        settings, state = cls.read(path)
-        network = cls(Settings(**settings), device=device, acceleration="eager")
-        network.load_state_dict(state)
-        return network

@@ -7,7 +7,7 @@ G inpaints nothing: :mod:`inpaintlib.methods.latent_search` does, in G's latent 
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput
 from inpaintlib.losses import adversarial
+from inpaintlib.settings import Checked, number, one_of, power_of_two
 from inpaintlib.training import (
     Trainer,
     adam,
@@ -29,29 +30,18 @@ from inpaintlib.training import (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Every choice of one training, each with who made it."""
 
-    size: int = 64  # px, a power of two
-    width: int = 64  # channels of the layer nearest the photo
-    latent: int = 100  # numbers in z
-    prior: str = "uniform"  # uniform: U(-1, 1) (DCGAN, Yeh) | normal: N(0, 1) (the Torch code's default)
-    d_steps: int = 1  # updates of D in a turn; the IFT6266 blog: 30 in its post, 15 in its code
-    g_steps: int = 1  # updates of G that end the turn; the IFT6266 blog 10, two ports of Yeh 2 (for 1 of D)
-    lr: float = 2e-4  # Adam's learning rate
-    beta1: float = 0.5
-    beta2: float = 0.999
-
-    def __post_init__(self):
-        def require(ok: bool, name: str, right: str) -> None:
-            if not ok:
-                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
-
-        require(self.size >= 16 and self.size & (self.size - 1) == 0, "size", "a power of two of at least 16 px")
-        require(self.prior in ("uniform", "normal"), "prior", "uniform or normal")
-        for name in ("width", "latent", "d_steps", "g_steps"):
-            require(getattr(self, name) >= 1, name, "at least 1")
-        require(self.lr > 0, "lr", "above 0")
+    size: int = power_of_two(64, 16)  # px
+    width: int = number(64, least=1, unit="channels")  # of the layer nearest the photo
+    latent: int = number(100, least=1)  # numbers in z
+    prior: str = one_of("uniform", ("normal",))  # U(-1, 1) (DCGAN, Yeh) | N(0, 1) (the Torch code's default)
+    d_steps: int = number(1, least=1)  # updates of D in a turn; the IFT6266 blog: 30 in its post, 15 in its code
+    g_steps: int = number(1, least=1)  # updates of G that end the turn; the IFT6266 blog 10, two ports of Yeh 2
+    lr: float = number(2e-4, above=0)
+    beta1: float = number(0.5, below=1)
+    beta2: float = number(0.999, below=1)
 
 
 # Networks
@@ -111,9 +101,7 @@ def draw(prior: str, n: int, latent: int, random: torch.Generator) -> Tensor:
 class DCGAN(Trainer):
     """G and D in training (:meth:`step`) and G as a source of photos (:meth:`generate`). It does not inpaint.
 
-    Args:
-        settings: the choices. ``seed``: of initialisation and latents.
-        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
+    ``seed`` is of initialisation and latents; the rest as in `training.Trainer`.
     """
 
     state = ("generator", "discriminator", "adam_g", "adam_d")
@@ -129,7 +117,7 @@ class DCGAN(Trainer):
         betas = (settings.beta1, settings.beta2)
         self.adam_g = adam(self.generator, settings.lr, betas, self.device)
         self.adam_d = adam(self.discriminator, settings.lr, betas, self.device)
-        self._update_d, self._update_g = self.as_cuda_graph(self.update_d), self.as_cuda_graph(self.update_g)
+        self._update_d, self._update_g = map(self.as_cuda_graph, (self.update_d, self.update_g))
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update of D on uint8 photos (B,3,S,S), and G's updates where this step ends a turn.
@@ -190,18 +178,12 @@ class DCGAN(Trainer):
 
     def load_state_dict(self, state: dict) -> None:
         """Takes a :meth:`state_dict` or the networks of :meth:`save`; BadInput where it was trained otherwise."""
-        theirs = _settings(state, "checkpoint")
-        for field in fields(Settings):
-            ours, found = getattr(self.settings, field.name), getattr(theirs, field.name)
-            if ours != found:
-                raise BadInput(f"{field.name}: {ours!r} does not fit the checkpoint, which was trained with {found!r}; "
-                               "use its value, or another run name")  # fmt: skip
-        try:
-            for name in state.keys() - {"kind", "settings"}:
-                getattr(self, name).load_state_dict(state[name])
-        except (RuntimeError, ValueError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise BadInput(f"checkpoint: its tensors do not fit its settings ({reason}); train again") from error
+        ours, theirs = asdict(self.settings), asdict(_settings(state, "checkpoint"))
+        for name in ours:
+            if ours[name] != theirs[name]:
+                raise BadInput(f"{name}: {ours[name]!r} does not fit the checkpoint, which was trained with "
+                               f"{theirs[name]!r}; use its value, or another run name")  # fmt: skip
+        super().load_state_dict({name: state[name] for name in state.keys() - {"kind", "settings"}})
 
     def save(self, path: Path) -> None:
         """Writes G and D alone, to keep or to share."""
@@ -209,19 +191,14 @@ class DCGAN(Trainer):
         save_checkpoint(path, {"kind": "dcgan", "settings": asdict(self.settings)} | networks)
 
 
-def load(path: Path, device: str | torch.device = "auto", latent: int | None = None) -> DCGAN:
+def load(path: Path, device: str | torch.device = "auto") -> DCGAN:
     """The DCGAN of a file: what :meth:`DCGAN.save` wrote, or the ``checkpoint.pt`` of a training run.
 
-    Raises BadInput for a missing or damaged file, one of another kind, and where ``latent`` is given and differs.
+    Raises BadInput for a missing or damaged file and one of another kind.
     """
     state = load_checkpoint(path)
-    if isinstance(state, dict):
-        state = state.get("method", state)
-    settings = _settings(state, str(path))
-    if latent is not None and latent != settings.latent:
-        raise BadInput(f"latent: {latent} does not fit {path}, whose generator takes {settings.latent} numbers; "
-                       f"use {settings.latent}, or another checkpoint")  # fmt: skip
-    gan = DCGAN(settings, device=device)
+    state = state.get("method", state) if isinstance(state, dict) else state
+    gan = DCGAN(_settings(state, str(path)), device=device)
     try:
         gan.load_state_dict({name: state[name] for name in ("kind", "settings", "generator", "discriminator")})
     except KeyError as error:

@@ -27,59 +27,39 @@ from inpaintlib import BadInput
 from inpaintlib.data import masks
 from inpaintlib.methods import poisson
 from inpaintlib.methods.dcgan import DCGAN, check_latent, draw
-from inpaintlib.training import GraphedUpdate, generator, native_bf16
-
-CHOICES = {
-    "context": ("l1", "l2"),
-    "weights": ("uniform", "window"),
-    "prior": ("saturating", "non_saturating"),
-    "reduction": ("sum", "mean"),
-    "optimiser": ("gd", "nesterov", "adam", "lbfgs"),
-    "stop": ("none", "blog", "l1"),
-}
+from inpaintlib.settings import Checked, number, one_of
+from inpaintlib.training import Trainer, generator
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Every choice of one search; the defaults are Yeh 2017's, the learning rate (which they do not give) bamos's."""
 
-    context: str = "l1"  # l1 (Yeh) | l2, the squared difference (the IFT6266 blog)
-    weights: str = "window"  # window (Yeh 2017) | uniform (Yeh 2016, the IFT6266 blog)
-    window: int = 7  # px, odd; Yeh 2017 has 7
+    context: str = one_of("l1", ("l2",))  # of L_c: l1 (Yeh) | l2, the squared difference (the IFT6266 blog)
+    weights: str = one_of("window", ("uniform",))  # Yeh 2017 | Yeh 2016, the IFT6266 blog
+    window: int = number(7, least=3, unit="px, odd")  # Yeh 2017 has 7
     equalise: bool = False  # scale W to the sum of M, so that both weights oppose the prior with equal force
-    prior: str = "saturating"  # saturating: log(1 - D) (Yeh, the IFT6266 blog) | non_saturating: -log D (ports)
-    lambda_prior: float = 0.003  # λ; its meaning hangs on the next two
-    reduction: str = "sum"  # of L_c over the 3·S·S values of a photo: sum (Yeh) | mean (the IFT6266 blog)
+    prior: str = one_of("saturating", ("non_saturating",))  # log(1 - D) (Yeh, the IFT6266 blog) | -log D (ports)
+    lambda_prior: float = number(0.003)  # λ; its meaning hangs on the next two
+    reduction: str = one_of("sum", ("mean",))  # of L_c over the 3·S·S values of a photo: Yeh | the IFT6266 blog
     signed: bool = True  # L_c compares photos in [-1, 1] (Yeh); False: in [0, 1] (the IFT6266 blog)
-    optimiser: str = "adam"  # gd | nesterov | adam | lbfgs
-    lr: float = 0.01  # learning rate; lbfgs: length of its first step
-    momentum: float = 0.9  # of nesterov
-    iterations: int = 1500  # steps, a gradient each; one that lbfgs takes back counts too
+    optimiser: str = one_of("adam", ("gd", "nesterov", "lbfgs"))
+    lr: float = number(0.01, above=0)  # learning rate; lbfgs: length of its first step
+    momentum: float = number(0.9, below=1)  # of nesterov
+    iterations: int = number(1500)  # steps, a gradient each; one that lbfgs takes back counts too
     clip: bool = True  # keep z in [-1, 1]
-    stop: str = "none"  # a restart rests once its gradient is small: blog (max_j |g_j|) | l1 (sum_j |g_j|) | none
-    tolerance: float = 1e-4  # of the stopping rule
-    restarts: int = 1  # K latents a photo, the best kept by total loss
-    coarse_restarts: int = 0  # of so many cheap restarts the best K are searched on; 0: no such round
-    coarse_iterations: int = 50  # of the cheap restarts; 0 ranks them as they were drawn
+    stop: str = one_of("none", ("blog", "l1"))  # a restart rests once its gradient is small: max_j |g_j| | sum_j |g_j|
+    tolerance: float = number(1e-4, above=0)  # of the stopping rule
+    restarts: int = number(1, least=1)  # K latents a photo, the best kept by total loss
+    coarse_restarts: int = number(0)  # of so many cheap restarts the best K are searched on; 0: no such round
+    coarse_iterations: int = number(50)  # of the cheap restarts; 0 ranks them as they were drawn
     blend: bool = False  # Poisson-blend G(z*) into the hole; False: paste it
 
     def __post_init__(self):
-        def require(ok: bool, name: str, right: str) -> None:
-            if not ok:
-                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
-
-        for name, allowed in CHOICES.items():
-            require(getattr(self, name) in allowed, name, " or ".join([", ".join(allowed[:-1]), allowed[-1]]))
-        require(self.window >= 3 and self.window % 2 == 1, "window", "an odd number of at least 3 px")
-        require(self.lambda_prior >= 0, "lambda_prior", "0 or more")
-        require(self.lr > 0, "lr", "above 0")
-        require(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
-        require(self.iterations >= 0, "iterations", "0 or more")
-        require(self.tolerance > 0, "tolerance", "above 0")
-        require(self.restarts >= 1, "restarts", "at least 1")
-        require(self.coarse_restarts == 0 or self.coarse_restarts >= self.restarts, "coarse_restarts",
-                f"0 or at least restarts ({self.restarts})")  # fmt: skip
-        require(self.coarse_iterations >= 0, "coarse_iterations", "0 or more")
+        super().__post_init__()
+        self.require("window", self.window % 2 == 1, "an odd number of at least 3 px")
+        enough = self.coarse_restarts == 0 or self.coarse_restarts >= self.restarts
+        self.require("coarse_restarts", enough, f"0 or at least restarts ({self.restarts})")
 
 
 # Objective
@@ -232,7 +212,7 @@ class Search(NamedTuple):
     coarse_losses: Tensor | None  # (B, coarse_restarts), the best total loss of each cheap restart
 
 
-class LatentSearch:
+class LatentSearch(Trainer):
     """An Inpainter that searches the latent space of a trained GAN (:meth:`inpaint`, or :meth:`search` for all of it).
 
     It works on copies of G and D, in eval mode, frozen, batch norm folded into the convolutions: ``gan`` is only read.
@@ -247,14 +227,10 @@ class LatentSearch:
 
     def __init__(self, gan: DCGAN, settings: Settings, seed: int = 0, rows: int = 4096, precision: str = "auto",
                  acceleration: str = "auto"):  # fmt: skip
-        self.gan, self.settings, self.seed, self.rows, self.device = gan, settings, seed, rows, gan.device
-        gpu = self.device.type == "cuda"
-        if precision not in ("auto", "bf16", "fp32"):
-            raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
-        if acceleration not in ("auto", "eager", "graph") or (acceleration == "graph" and not gpu):
-            raise BadInput(f"acceleration: {acceleration!r} will not do; it must be auto, eager or, on a GPU, graph")
-        self.bf16 = precision == "bf16" or (precision == "auto" and (gpu or native_bf16()))
-        self.graph = gpu and acceleration != "eager"
+        self.gan, self.settings, self.seed, self.rows = gan, settings, seed, rows
+        if acceleration == "compile":
+            raise BadInput("acceleration: 'compile' will not do; it must be auto, eager or, on a GPU, graph")
+        self.set_device(gan.device, precision, acceleration)
         self.generator, self.discriminator = (folded(net.layers) for net in (gan.generator, gan.discriminator))
         self.dtype = next(self.generator.parameters()).dtype
 
@@ -269,13 +245,11 @@ class LatentSearch:
         generated = self.generate(z)
         candidates = generated.to(photos.dtype).view(b, -1, channels, height, width)
         context = context_loss(candidates, photos[:, None], weights[:, None], s.context)
-        losses = {"context": context.flatten()}
+        context, prior = context.flatten(), torch.zeros_like(context.flatten())
         if s.lambda_prior:
             logits = self.discriminator(generated * 2 - 1).flatten().to(photos.dtype)
-            losses["prior"] = s.lambda_prior * prior_loss(logits, s.prior)
-        else:
-            losses["prior"] = torch.zeros_like(losses["context"])
-        return losses | {"total": losses["context"] + losses["prior"]}
+            prior = s.lambda_prior * prior_loss(logits, s.prior)
+        return {"context": context, "prior": prior, "total": context + prior}
 
     def latents(self, restarts: int) -> Tensor:
         """Where each photo's K restarts begin (K,L), drawn from the GAN's prior; the k-th from (seed, k) alone."""
@@ -339,7 +313,7 @@ class _Descent:
     """Rows of latents going downhill: where they are, where each was best, which ones rest."""
 
     def __init__(self, owner: LatentSearch, z: Tensor, photos: Tensor, weights: Tensor, path: bool = False):
-        self.settings, self.bf16, self.graph, self.path = owner.settings, owner.bf16, owner.graph, path
+        self.settings, self.owner, self.path = owner.settings, owner, path
         self.photos, self.objective = len(photos), lambda z: owner.objective(z, photos, weights)
         self.z = (z.clamp(-1, 1) if self.settings.clip else z.clone()).requires_grad_()
         self.best, self.best_loss = self.z.detach().clone(), z.new_full((len(z),), torch.inf)
@@ -354,7 +328,7 @@ class _Descent:
         """
         self.at = sorted({round(i * iterations / max(1, records - 1)) for i in range(records)} | {0, iterations})
         self.kept, due = [], set(self.at)
-        iterate = GraphedUpdate(self.iterate) if self.graph else self.iterate
+        iterate = self.owner.as_cuda_graph(self.iterate)
         for done in range(iterations):
             if done not in due:
                 iterate()
@@ -364,15 +338,14 @@ class _Descent:
             z = self.z.detach().clone() if self.path else self.z.new_empty(0)
             self.kept.append({name: loss.clone() for name, loss in iterate().items()} | {"z": z})
         last = self.objective(self.z.detach())
-        if self.bf16:
+        if self.owner.bf16:
             self.best_loss.copy_(self.objective(self.best)["total"])
         self._remember(last["total"])
         self.kept += [last | {"z": self.z.detach()}] * (len(self.at) - len(self.kept))
 
     def iterate(self) -> dict[str, Tensor]:
         """One iteration as device work alone; returns the losses (N,) where it began."""
-        with torch.enable_grad(), torch.autocast(self.z.device.type, torch.bfloat16, enabled=self.bf16,
-                                                 cache_enabled=False):  # fmt: skip
+        with torch.enable_grad(), self.owner.autocast():
             losses = self.objective(self.z)
             (gradient,) = torch.autograd.grad(losses["total"].sum(), self.z)
         losses = {name: loss.detach() for name, loss in losses.items()}
@@ -424,9 +397,10 @@ def folded(layers: nn.Sequential) -> nn.Sequential:
 
 def _join(parts: list[Search]) -> Search:
     """Searches of some photos each as one search of all; the photos are the second axis of what has iterations."""
-    second, joined = ("total", "context", "prior", "path"), {}
-    for name in Search._fields:
-        values = [getattr(part, name) for part in parts]
-        whole = isinstance(values[0], Tensor)
-        joined[name] = torch.cat(values, dim=1 if name in second else 0) if whole else values[0]
-    return Search(**joined)
+
+    def join(name: str, values: tuple):
+        if not isinstance(values[0], Tensor):
+            return values[0]
+        return torch.cat(values, dim=1 if name in ("total", "context", "prior", "path") else 0)
+
+    return Search(*map(join, Search._fields, zip(*parts, strict=True)))

@@ -15,7 +15,6 @@ photo (ours have any size); five optimisers of one learning rate (ours: two, whi
 import copy
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +25,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from inpaintlib import BadInput, losses, pretrained
 from inpaintlib.data import masks
 from inpaintlib.methods.autoencoder import CAE
-from inpaintlib.methods.partial_conv import PartialConv2d
+from inpaintlib.methods.partial_conv import PartialConv2d, mask_bank
+from inpaintlib.settings import Checked, number, one_of, power_of_two
 from inpaintlib.training import Trainer, adam, frozen, generator, initialise, initialise_dcgan
 
 FILL = (123 / 255, 104 / 255, 117 / 255)  # what the hole holds: a mean colour, its channels in the code's order
@@ -34,7 +34,7 @@ CONSTRAINTS = ("none", "conv1x1", "cae", "cae_reinitialised", "cae_no_norm")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Every choice of one training; the defaults are those of the texts.
 
     ``constraint`` says what ties the filled texture and structure features, F_te and F_st, to their pictures:
@@ -47,39 +47,28 @@ class Settings:
     * ``cae_no_norm``: ``cae`` without the instance norm before the features' tanh, by which they cannot equal a code.
     """
 
-    size: int = 256  # px, a power of two from 64; in both texts 256
-    width: int = 64  # channels of the first layer; 64 in the code, with 256 in the branches
-    region: str = "centre"  # centre (half the side: Gielisse 2021) | irregular (Liu 2020: NVIDIA's masks)
-    constraint: str = "conv1x1"  # none | conv1x1 | cae | cae_reinitialised | cae_no_norm
-    loss_mult: float = -1.0  # of both constraints; -1: the text's, 1, and 8 with auto-encoders
-    l1_weight: float = 1.0  # of the L1 of the whole photo, in [-1, 1] units
-    perceptual_weight: float = 0.2  # of VGG-16's relu1_1 to relu5_1
-    style_weight: float = 250.0  # of the Gram matrices of relu2_2, relu3_3, relu4_3 and relu5_2
-    adversarial_weight: float = 0.2  # of both discriminators
-    structure_weight: float = 1.0  # of L_rst, times loss_mult
-    texture_weight: float = 1.0  # of L_rte, times loss_mult
-    pixel_kimg: float = 0.0  # thousands of photos at first on the L1 of the photo alone; not in the texts
-    lr: float = 2e-4  # of all networks
-    beta1: float = 0.5
-    beta2: float = 0.999
-    bank: int = 3072  # irregular training masks drawn once, equally many of each bin
+    size: int = power_of_two(256, 64)  # px; in both texts 256
+    width: int = number(64, least=1, unit="channels")  # of the first layer; 64 in the code, with 256 in the branches
+    region: str = one_of("centre", ("irregular",))  # half the side: Gielisse 2021 | NVIDIA's masks: Liu 2020
+    constraint: str = one_of("conv1x1", CONSTRAINTS)
+    loss_mult: float = number(-1.0, least=-1)  # of both constraints; -1: the text's, 1, and 8 with auto-encoders
+    l1_weight: float = number(1.0)  # of the L1 of the whole photo, in [-1, 1] units
+    perceptual_weight: float = number(0.2)  # of VGG-16's relu1_1 to relu5_1
+    style_weight: float = number(250.0)  # of the Gram matrices of relu2_2, relu3_3, relu4_3 and relu5_2
+    adversarial_weight: float = number(0.2)  # of both discriminators
+    structure_weight: float = number(1.0)  # of L_rst, times loss_mult
+    texture_weight: float = number(1.0)  # of L_rte, times loss_mult
+    pixel_kimg: float = number(0.0, unit="kimg")  # at first on the L1 of the photo alone; not in the texts
+    lr: float = number(2e-4, above=0)  # of all networks
+    beta1: float = number(0.5, below=1)
+    beta2: float = number(0.999, below=1)
+    bank: int = number(3072, least=len(masks.RATIO_BINS), unit="masks, one a bin")  # irregular ones, drawn once
 
     def __post_init__(self):
-        def require(ok: bool, name: str, right: str) -> None:
-            if not ok:
-                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
-
-        require(self.size >= 64 and self.size & (self.size - 1) == 0, "size", "a power of two of at least 64 px")
-        require(self.width >= 1, "width", "at least 1 channel")
-        require(self.region in ("centre", "irregular"), "region", "centre or irregular")
-        require(self.constraint in CONSTRAINTS, "constraint", f"one of {', '.join(CONSTRAINTS)}")
-        require(self.loss_mult == -1 or 0 <= self.loss_mult < math.inf, "loss_mult", "at least 0, or -1")
-        require(0 <= self.pixel_kimg < math.inf, "pixel_kimg", "at least 0 kimg")
-        for name, weight in self.weights.items():
-            require(0 <= weight < math.inf, f"{name}_weight", "a number of at least 0")
-        require(self.l1_weight + self.perceptual_weight + self.style_weight + self.adversarial_weight > 0,
-                "l1_weight", "above 0 where all other weights of the output are 0")  # fmt: skip
-        require(self.bank >= len(masks.RATIO_BINS), "bank", f"at least {len(masks.RATIO_BINS)} masks, one a bin")
+        super().__post_init__()
+        self.require("loss_mult", self.loss_mult == -1 or self.loss_mult >= 0, "at least 0, or -1")
+        of_output = self.l1_weight, self.perceptual_weight, self.style_weight, self.adversarial_weight
+        self.require("l1_weight", any(of_output), "above 0 where all other weights of the output are 0")
 
     @property
     def of_code(self) -> bool:
@@ -197,8 +186,8 @@ class Equalisation(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         inner, self.propagate = max(1, channels // 16), propagate
-        self.excitation = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(channels, inner, bias=True), nn.ReLU(),
-                                        conv(inner, channels, bias=True), nn.Sigmoid())  # fmt: skip
+        narrow, wide = conv(channels, inner, bias=True), conv(inner, channels, bias=True)
+        self.excitation = nn.Sequential(nn.AdaptiveAvgPool2d(1), narrow, nn.ReLU(), wide, nn.Sigmoid())
         self.squeeze = normed(conv(2 * channels, channels))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -213,9 +202,8 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        first, second = (
-            nn.Conv2d(channels, channels, 3, 1, d, dilation=d, bias=False, padding_mode="reflect") for d in (2, 1)
-        )
+        options = {"bias": False, "padding_mode": "reflect"}
+        first, second = (nn.Conv2d(channels, channels, 3, 1, d, dilation=d, **options) for d in (2, 1))
         self.layers = nn.Sequential(*normed(first, nn.ReLU()), second, nn.InstanceNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -255,18 +243,15 @@ class PartialConvBlock(nn.Module):
         return F.leaky_relu(self.norm(features), 0.2), valid
 
 
-class Middle(nn.Module):
+class FeatureEqualization(nn.Module):
     """The two branches, their filling, their equalisation, and its return to every level."""
 
     def __init__(self, settings: Settings):
         super().__init__()
         c, strides, m = settings.channels, settings.strides, settings.channels[2]
         self.feature_hole = feature_hole
-        self.texture = nn.ModuleList([
-            nn.Sequential(*normed(level(c[0], c[1], 2)), *normed(level(c[1], m, 2))),
-            normed(level(c[1], m, 2)),
-            normed(conv(c[2], m)),
-        ])  # fmt: skip
+        first = nn.Sequential(*normed(level(c[0], c[1], 2)), *normed(level(c[1], m, 2)))
+        self.texture = nn.ModuleList([first, normed(level(c[1], m, 2)), normed(conv(c[2], m))])
         self.structure = conv(c[3], m)
         self.squeeze = normed(conv(3 * m, m))
         self.streams = nn.ModuleList(nn.ModuleList(PartialConvBlock(m, k) for _ in range(5)) for k in (3, 5, 7))
@@ -343,7 +328,7 @@ class Network(nn.Module):
 
     def __init__(self, settings: Settings):
         super().__init__()
-        self.encoder, self.middle, self.decoder = Encoder(settings), Middle(settings), Decoder(settings)
+        self.encoder, self.middle, self.decoder = Encoder(settings), FeatureEqualization(settings), Decoder(settings)
         self.to_rgb = conv(settings.channels[2], 3, bias=True) if settings.constraint == "conv1x1" else None
         self.register_buffer("fill", torch.tensor(FILL).view(1, 3, 1, 1), persistent=False)
 
@@ -424,11 +409,10 @@ def corners_in_hole(holes: Tensor, draws: Tensor, side: int) -> Tensor:
 
 
 class MEDFE(Trainer):
-    """All networks in training (:meth:`step`) and as an Inpainter (:meth:`inpaint`).
+    """All networks in training (:meth:`step`) and as an Inpainter (:meth:`inpaint`); the rest as in `training.Trainer`.
 
     Args:
         settings: the choices. ``seed``: of initialisation, crops and training masks.
-        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`.
         vgg: the network of the perceptual and style terms; None: `pretrained.vgg16`.
         codes: trained auto-encoders of texture and of structure, for the constraints cae...; their encoders are copied.
         filling_only: no VGG, no targets: for a network that is loaded to fill holes.
@@ -440,58 +424,55 @@ class MEDFE(Trainer):
 
     state = ("network", "discriminators", "adam_g", "adam_d")
     exported, title = "network", "MEDFE (weights.pt of a run of notebook 41)"
-    settings_type, network_type = Settings, Network
+    settings_type, network_type, loaded_with = Settings, Network, {"filling_only": True}
     rule, features_of, corners = map(staticmethod, (initialise_dcgan, vgg_features, corners_in_hole))
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
                  acceleration: str = "auto", vgg: nn.Sequential | None = None,
                  codes: tuple[CAE, CAE] | None = None, filling_only: bool = False):  # fmt: skip
-        self.settings, self.seed = settings, seed
+        s = self.settings = settings
+        self.seed = seed
         self.set_device(device, precision, acceleration)
-        self.network = initialise(self.network_type(settings), seed, "network", self.rule)
-        judges = nn.ModuleList([Discriminator(settings.width), Discriminator(settings.width)])
+        self.network = initialise(self.network_type(s), seed, "network", self.rule)
+        judges = nn.ModuleList([Discriminator(s.width), Discriminator(s.width)])
         self.discriminators = initialise(judges, seed, "discriminators", initialise_spectral)
         for network in (self.network, self.discriminators):
             network.to(self.device, memory_format=torch.channels_last)
-        betas = (settings.beta1, settings.beta2)
-        self.adam_g = adam(self.network, settings.lr, betas, self.device)
-        self.adam_d = adam(self.discriminators, settings.lr, betas, self.device)
+        self.adam_g, self.adam_d = (adam(network, s.lr, (s.beta1, s.beta2), self.device)
+                                    for network in (self.network, self.discriminators))  # fmt: skip
         if filling_only:
             return
-        self.codes, self.features = self._codes(codes) if settings.of_code else None, None
-        self.bank = self._mask_bank().to(self.device)
-        if settings.perceptual_weight or settings.style_weight:
+        self.codes, self.features = self._codes(codes) if s.of_code else None, None
+        bank = masks.centre(1, s.size) if s.region == "centre" else mask_bank(s.bank, s.size, seed)
+        self.bank = bank.to(self.device)
+        if s.perceptual_weight or s.style_weight:
             vgg = pretrained.vgg16(self.device) if vgg is None else vgg
             self.features = self.features_of(vgg).to(self.device)
         self._network = torch.compile(self.network) if self.compiled else self.network
-        self._update, self._update_pixels = self.as_cuda_graph(self.update), self.as_cuda_graph(self.update_pixels)
+        self._update, self._update_pixels = map(self.as_cuda_graph, (self.update, self.update_pixels))
 
     def _codes(self, codes: tuple[CAE, CAE] | None) -> nn.ModuleList:
         s, channels = self.settings, self.settings.channels[2]
         if codes is None:
             raise BadInput(f"codes: constraint {s.constraint} compares with two auto-encoders and none were given; "
                            "train them with notebook 40, or choose constraint conv1x1 or none")  # fmt: skip
+        untrained_will_do = s.constraint == "cae_reinitialised"
         for kind, cae in zip(("texture", "structure"), codes, strict=True):
-            wrong = {
-                f"one of {cae.settings.kind}; give texture first, then structure": cae.settings.kind != kind,
-                "not trained; train it with notebook 40, or ask for random codes by name with constraint "
-                "cae_reinitialised": cae.untrained and s.constraint != "cae_reinitialised",
-                f"of {cae.settings.channels} channels, where width {s.width} needs {channels}; give it half that width":
-                    cae.settings.channels != channels,
-            }  # fmt: skip
-            if any(wrong.values()):
-                raise BadInput(f"codes: the auto-encoder of {kind} is {next(why for why in wrong if wrong[why])}")
+            wrong = None
+            if cae.settings.kind != kind:
+                wrong = f"one of {cae.settings.kind}; give texture first, then structure"
+            elif cae.untrained and not untrained_will_do:
+                wrong = "not trained; train it with notebook 40, or ask for random codes by name with constraint " \
+                        "cae_reinitialised"  # fmt: skip
+            elif cae.settings.channels != channels:
+                wrong = f"of {cae.settings.channels} channels, where width {s.width} needs {channels}; give it half " \
+                        "that width"  # fmt: skip
+            if wrong:
+                raise BadInput(f"codes: the auto-encoder of {kind} is {wrong}")
         encoders = nn.ModuleList(copy.deepcopy(cae.network.encoder) for cae in codes)
         if s.constraint == "cae_reinitialised":
             initialise(encoders, self.seed, "codes", initialise_dcgan)
         return encoders.to(self.device).eval().requires_grad_(False)
-
-    def _mask_bank(self) -> Tensor:
-        s, bins = self.settings, masks.RATIO_BINS
-        if s.region == "centre":
-            return masks.centre(1, s.size)
-        first, each = 10**6 + len(bins) * self.seed, s.bank // len(bins)  # far from the seed of any test set
-        return torch.cat([masks.irregular(each, s.size, first + i, bins[i]) for i in range(len(bins))])
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update of the discriminators, then one of the network, on uint8 photos; returns each loss, on the device.
@@ -521,19 +502,19 @@ class MEDFE(Trainer):
         s = self.settings
         truth, output, *branches = self._forward(photos, holes)
         real, corners = truth * 2 - 1, self.corners(holes, draws, s.crop)
-        results = {}
+        judged = {}
         if s.adversarial_weight:
             scores = self._scores(real, output.detach(), corners)
-            results = {f"d_{name}": relativistic_loss(*pair) for name, pair in scores.items()}
+            judged = {f"d_{name}": relativistic_loss(*pair) for name, pair in scores.items()}
             self.adam_d.zero_grad(set_to_none=True)
-            sum(results.values()).backward()
+            sum(judged.values()).backward()
             self.adam_d.step()
         terms = self.objective(output, truth, *branches, structures)
         if s.adversarial_weight:
             with frozen(self.discriminators):
                 scores = self._scores(real, output, corners).values()
             terms["adversarial"] = sum(relativistic_loss(*pair, of_generator=True) for pair in scores)
-        return self._descend(results | terms, sum(s.weights[name] * term for name, term in terms.items()))
+        return self._descend(judged | terms, sum(s.weights[name] * term for name, term in terms.items()))
 
     def update_pixels(self, photos: Tensor, holes: Tensor) -> dict[str, Tensor]:
         """The step of the first ``pixel_kimg``: no discriminator, no VGG, nothing that differs between constraints."""
@@ -625,11 +606,3 @@ class MEDFE(Trainer):
         if high % stride or wide % stride or min(high, wide) < 3 * stride:
             raise BadInput(f"photos: {high}x{wide} px will not do; this network was trained at {self.settings.size} px "
                            f"and needs multiples of {stride} px a side, at least {3 * stride}")  # fmt: skip
-
-    @classmethod
-    def load(cls, path: Path, device: str = "auto") -> "MEDFE":
-        """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
-        settings, state = cls.read(path)
-        network = cls(cls.settings_type(**settings), device=device, acceleration="eager", filling_only=True)
-        network.load_state_dict(state)
-        return network

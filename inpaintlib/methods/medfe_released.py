@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inpaintlib import BadInput, losses
+from inpaintlib import losses
 from inpaintlib.methods import medfe
 from inpaintlib.methods.autoencoder import CAE
 from inpaintlib.methods.partial_conv import PartialConv2d
@@ -39,8 +39,8 @@ class Settings(medfe.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if unknown := [fix for fix in self.fixes.split("+") if self.fixes and fix not in FIXES]:
-            raise BadInput(f"fixes: {unknown[0]!r} will not do; it must be of {', '.join(FIXES)}, joined by +")
+        known = not self.fixes or set(self.fixes.split("+")) <= set(FIXES)
+        self.require("fixes", known, f"of {', '.join(FIXES)}, joined by +")
 
     def has(self, defect: str) -> bool:
         return defect not in self.fixes.split("+")

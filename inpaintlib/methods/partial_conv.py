@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from inpaintlib import BadInput, losses, pretrained
 from inpaintlib.data import masks
+from inpaintlib.settings import Checked, number, one_of, power_of_two
 from inpaintlib.training import Trainer, adam, generator, initialise
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = losses.SCALINGS["imagenet"]
@@ -29,52 +30,37 @@ MOSTLY_HOLE = 0.8  # masks with a larger fraction of holes are taken for inverte
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """Every choice of one training; the defaults are the paper's unless said otherwise.
 
     The five weights are those of Eq. 7, found on 100 validation images; a term of weight 0 is not computed.
     """
 
-    size: int = 512  # px, a power of two from 32; fixes the depth: log2(size) - 1 levels
-    width: int = 64  # channels of the first layer
-    conv: str = "partial"  # partial | plain: the paper's baseline "Conv", the same network with ordinary convolutions
-    placeholder: str = (
-        "mean"  # what the hole holds, ImageNet's mean colour or grey (.5); only plain convolutions see it
-    )
+    size: int = power_of_two(512, 32)  # px; fixes the depth: log2(size) - 1 levels
+    width: int = number(64, least=1, unit="channels")  # of the first layer
+    conv: str = one_of("partial", ("plain",))  # plain: the paper's baseline "Conv", the same with ordinary convolutions
+    placeholder: str = one_of("mean", ("grey",))  # in the hole: ImageNet's mean colour or .5; only plain ones see it
     scaling: bool = True  # the factor sum(1)/sum(M) of Eq. 1; False: hypothesis A-6
-    valid_weight: float = 1.0  # of L_valid
-    hole_weight: float = 6.0  # of L_hole
-    perceptual_weight: float = 0.05  # of L_perceptual, output and composite
-    style_weight: float = 120.0  # of L_style, output and composite
-    tv_weight: float = 0.1  # of L_tv
-    pixel_scale: float = 1.0  # pixel terms compare photos of [0, pixel_scale]; 4.4: photos over ImageNet's deviation
-    vgg_input: str = "unit"  # unit ([0, 1]) | imagenet (normalised) | symmetric ([-1, 1]); the authors said each once
-    lr: float = 2e-4
-    second_stage_kimg: float = math.inf  # thousands of photos before the second stage; inf: no second stage
-    second_lr: float = 5e-5  # of the second stage, in which the encoder's batch norm keeps its statistics
+    valid_weight: float = number(1.0)  # of L_valid
+    hole_weight: float = number(6.0)  # of L_hole
+    perceptual_weight: float = number(0.05)  # of L_perceptual, output and composite
+    style_weight: float = number(120.0)  # of L_style, output and composite
+    tv_weight: float = number(0.1)  # of L_tv
+    pixel_scale: float = number(1.0, above=0)  # pixel terms are of [0, pixel_scale]; 4.4: over ImageNet's deviation
+    vgg_input: str = one_of("unit", losses.SCALINGS)  # [0, 1], or by ImageNet, or [-1, 1]; the authors said each once
+    lr: float = number(2e-4, above=0)
+    second_stage_kimg: float = number(
+        math.inf, unit="kimg", infinite=True
+    )  # before the second stage; inf: none
+    second_lr: float = number(5e-5, above=0)  # of the second stage: the encoder's batch norm keeps its statistics
     freeze_affine: bool = False  # whether that batch norm's scale and shift stay too; the paper can be read both ways
-    beta1: float = 0.9  # not in the paper: Adam's defaults
-    beta2: float = 0.999
-    bank: int = 3072  # training masks drawn once, equally many of each bin; each step picks, mirrors and turns them
+    beta1: float = number(0.9, below=1)  # not in the paper: Adam's defaults
+    beta2: float = number(0.999, below=1)
+    bank: int = number(3072, least=len(masks.RATIO_BINS), unit="masks, one a bin")  # drawn once; a step picks and turns
 
     def __post_init__(self):
-        def require(ok: bool, name: str, right: str) -> None:
-            if not ok:
-                raise BadInput(f"{name}: {getattr(self, name)!r} will not do; it must be {right}")
-
-        power_of_two = self.size & (self.size - 1) == 0
-        require(self.size >= 32 and power_of_two, "size", "a power of two of at least 32 px, below which the "
-                "network has no depth")  # fmt: skip
-        require(self.width >= 1, "width", "at least 1 channel")
-        require(self.conv in ("partial", "plain"), "conv", "partial or plain")
-        require(self.placeholder in ("mean", "grey"), "placeholder", "mean or grey")
-        require(self.vgg_input in losses.SCALINGS, "vgg_input", f"one of {', '.join(losses.SCALINGS)}")
-        for name, weight in self.weights.items():
-            require(0 <= weight < math.inf, f"{name}_weight", "a number of at least 0")
-        require(0 < self.pixel_scale < math.inf, "pixel_scale", "a number above 0")
-        require(any(self.weights.values()), "hole_weight", "above 0 where all other weights are 0")
-        require(self.second_stage_kimg >= 0, "second_stage_kimg", "at least 0 kimg, or inf for no second stage")
-        require(self.bank >= len(masks.RATIO_BINS), "bank", f"at least {len(masks.RATIO_BINS)} masks, one a bin")
+        super().__post_init__()
+        self.require("hole_weight", any(self.weights.values()), "above 0 where all other weights are 0")
 
     @property
     def levels(self) -> int:
@@ -116,20 +102,17 @@ class PartialConv2d(nn.Conv2d):
         Raises:
             BadInput: a map of another size, or, on a CPU, one with values between 0 and 1.
         """
-        parts = [features] if isinstance(features, Tensor) else features
-        maps = [valid] if isinstance(valid, Tensor) else valid
+        parts, maps = ([each] if isinstance(each, Tensor) else each for each in (features, valid))
         _check_maps(parts, maps)
         known = [_binary(each) for each in maps]
         seen = [torch.where(each, part, 0) for part, each in zip(parts, known, strict=True)]
         ratio, reached = self.coverage(known, [part.shape[1] for part in parts])
-        x = seen[0] if len(seen) == 1 else torch.cat(seen, 1)
-        y = F.conv2d(x, self.weight, None, self.stride, self.padding)
+        y = F.conv2d(seen[0] if len(seen) == 1 else torch.cat(seen, 1), self.weight, None, self.stride, self.padding)
         ratio = (ratio if self.scaling else reached).to(y.dtype)
         if self.bias is None:
-            y = y * ratio
-        else:
-            y = torch.where(reached, torch.addcmul(self.bias.to(y.dtype).view(1, -1, 1, 1), y, ratio), 0)
-        return y, reached.to(maps[0].dtype)
+            return y * ratio, reached.to(maps[0].dtype)
+        y = torch.addcmul(self.bias.to(y.dtype).view(1, -1, 1, 1), y, ratio)
+        return torch.where(reached, y, 0), reached.to(maps[0].dtype)
 
     @torch.no_grad()
     def coverage(self, valid: Sequence[Tensor], channels: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -177,8 +160,7 @@ def _check_maps(features: Sequence[Tensor], maps: Sequence[Tensor]) -> None:
                        "parts, or one of each")  # fmt: skip
     for part, valid in zip(features, maps, strict=True):
         batch, channels, *side = part.shape
-        fits = valid.ndim == 4 and valid.shape[0] in (1, batch) and valid.shape[1] in (1, channels)
-        if not fits or list(valid.shape[2:]) != side:
+        if tuple(valid.shape) not in {(b, c, *side) for b in (1, batch) for c in (1, channels)}:
             raise BadInput(f"valid: shape {tuple(valid.shape)} does not fit features of shape {tuple(part.shape)}; "
                            f"it must be {(batch, 1, *side)}")  # fmt: skip
 
@@ -291,14 +273,21 @@ def initialised(network: UNet, seed: int) -> UNet:
 # Training and use
 
 
+def mask_bank(n: int, size: int, seed: int) -> Tensor:
+    """``n`` training holes bool (n,1,size,size), equally many of each bin; far from the seed of any test set."""
+    bins = masks.RATIO_BINS
+    first = 10**6 + len(bins) * seed
+    return torch.cat([masks.irregular(n // len(bins), size, first + i, each) for i, each in enumerate(bins)])
+
+
 class PartialConvNet(Trainer):
-    """The U-Net in training (:meth:`step`) and as an Inpainter (:meth:`inpaint`).
+    """The U-Net in training (:meth:`step`) and as an Inpainter (:meth:`inpaint`); the rest as in `training.Trainer`.
 
     Args:
         settings: the choices. ``seed``: of initialisation and training masks.
-        device, precision, acceleration: see :class:`inpaintlib.training.Trainer`; counts are fp32 always.
         vgg: the network of the perceptual and style terms; None: `pretrained.vgg16`.
-        bank: training holes bool (n,1,size,size); None: ``settings.bank`` masks of `masks.irregular`, in all bins.
+        bank: training holes bool (n,1,size,size); None: ``settings.bank`` of :func:`mask_bank`.
+        filling_only: no VGG, no training holes: for a network that is loaded to fill holes.
 
     Raises:
         BadInput: a value that will not do, or VGG's weights missing where a term needs them.
@@ -306,35 +295,31 @@ class PartialConvNet(Trainer):
 
     state = ("network", "adam")
     exported, title = "network", "partial convolution network (weights.pt of a run of notebook 20)"
+    settings_type, loaded_with = Settings, {"filling_only": True}
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
-                 acceleration: str = "auto", vgg: nn.Sequential | None = None, bank: Tensor | None = None):  # fmt: skip
-        self.settings, self.seed, self.second_stage = settings, seed, False
+                 acceleration: str = "auto", vgg: nn.Sequential | None = None, bank: Tensor | None = None,
+                 filling_only: bool = False):  # fmt: skip
+        s = self.settings = settings
+        self.seed, self.second_stage = seed, False
         self.set_device(device, precision, acceleration)
-        self.bank = self._mask_bank(bank).to(self.device)
         self.network = initialised(UNet(settings), seed)
         self.network.to(self.device, memory_format=torch.channels_last)
-        self.adam = adam(self.network, settings.lr, (settings.beta1, settings.beta2), self.device)
-        self.features = None
-        if settings.perceptual_weight or settings.style_weight:
-            vgg = pretrained.vgg16(self.device) if vgg is None else vgg
-            self.features = losses.Features(vgg, scaling=settings.vgg_input).to(self.device)
-        self._network, self._objective = self.network, self.objective
-        if self.compiled:
-            self._network, self._objective = torch.compile(self.network), torch.compile(self.objective)
-        self._update = self.as_cuda_graph(self.update)
-
-    def _mask_bank(self, bank: Tensor | None) -> Tensor:
-        s, bins = self.settings, masks.RATIO_BINS
-        if bank is None:
-            first = 10**6 + len(bins) * self.seed  # far from the seed of any test set
-            each = s.bank // len(bins)
-            return torch.cat([masks.irregular(each, s.size, first + i, bins[i]) for i in range(len(bins))])
+        self.adam = adam(self.network, s.lr, (s.beta1, s.beta2), self.device)
+        if filling_only:
+            return
+        bank = mask_bank(s.bank, s.size, seed) if bank is None else bank
         if bank.dtype != torch.bool or bank.shape[1:] != (1, s.size, s.size) or not len(bank):
             raise BadInput(f"bank: {bank.dtype} of shape {tuple(bank.shape)} will not do; it must be bool "
                            f"(n, 1, {s.size}, {s.size}), True = hole")  # fmt: skip
         _check_polarity(bank, "bank")
-        return bank
+        self.bank, self.features = bank.to(self.device), None
+        if s.perceptual_weight or s.style_weight:
+            vgg = pretrained.vgg16(self.device) if vgg is None else vgg
+            self.features = losses.Features(vgg, scaling=s.vgg_input).to(self.device)
+        compiled = torch.compile if self.compiled else lambda function: function
+        self._network, self._objective = compiled(self.network), compiled(self.objective)
+        self._update = self.as_cuda_graph(self.update)
 
     def step(self, photos: Tensor, step: int) -> dict[str, Tensor]:
         """One update on uint8 photos (B,3,S,S); returns each term of the objective and ``total``, on the device."""
@@ -369,7 +354,7 @@ class PartialConvNet(Trainer):
         with self.autocast():
             output = self._network(truth, holes)
         terms = self._objective(output, truth, holes)
-        total = sum(self.settings.weights[name] * term for name, term in terms.items())
+        total = sum(self.settings.weights[name] * term for name, term in terms.items())  # Eq. 7
         self.adam.zero_grad(set_to_none=True)
         total.backward()
         self.adam.step()
@@ -381,24 +366,19 @@ class PartialConvNet(Trainer):
         The pixel terms (valid, hole, TV) are those of photos times ``pixel_scale``. VGG runs twice: on output and
         composite together, and without gradients on the truth.
         """
-        s, terms = self.settings, {}
-        composite = torch.where(hole, output, truth)
-        if s.valid_weight:
-            terms["valid"] = s.pixel_scale * losses.valid_l1(output, truth, hole)
-        if s.hole_weight:
-            terms["hole"] = s.pixel_scale * losses.hole_l1(output, truth, hole)
-        if s.tv_weight:
-            terms["tv"] = s.pixel_scale * losses.total_variation(composite, hole)
-        if s.perceptual_weight or s.style_weight:
-            with self.autocast():
-                predicted = self.features(output, composite)
-                with torch.no_grad():
-                    (true,) = self.features(truth)
-            if s.perceptual_weight:
-                terms["perceptual"] = sum(losses.perceptual(each, true) for each in predicted)
-            if s.style_weight:
-                terms["style"] = sum(losses.style(each, true) for each in predicted)
-        return terms
+        s, composite = self.settings, torch.where(hole, output, truth)
+        pixels = {"valid": (losses.valid_l1, output, truth, hole), "hole": (losses.hole_l1, output, truth, hole),
+                  "tv": (losses.total_variation, composite, hole)}  # fmt: skip
+        terms = {name: s.pixel_scale * loss(*on) for name, (loss, *on) in pixels.items() if s.weights[name]}
+        if self.features is None:
+            return terms
+        with self.autocast():
+            predicted = self.features(output, composite)
+            with torch.no_grad():
+                (true,) = self.features(truth)
+        compared = {"perceptual": losses.perceptual, "style": losses.style}
+        return terms | {name: sum(loss(each, true) for each in predicted)
+                        for name, loss in compared.items() if s.weights[name]}  # fmt: skip
 
     def inpaint(self, photos: Tensor, mask: Tensor, placeholder: Tensor | None = None) -> Tensor:
         """An Inpainter: photos (B,3,H,W) in [0,1], mask (B,1,H,W) True = hole -> the completed photos.
@@ -442,15 +422,6 @@ class PartialConvNet(Trainer):
                 raise BadInput(f"{path}: was trained with {name} {there[name]!r}, where this training has {here!r}; "
                                "start from a network with the same layers")  # fmt: skip
         self.load_state_dict(state)
-
-    @classmethod
-    def load(cls, path: Path, device: str = "auto") -> "PartialConvNet":
-        """A trained network from what :meth:`save` wrote; its ``inpaint`` is ready. BadInput for any other file."""
-        settings, state = cls.read(path)
-        no_training = {"perceptual_weight": 0.0, "style_weight": 0.0, "hole_weight": 1.0, "bank": len(masks.RATIO_BINS)}
-        network = cls(Settings(**settings | no_training), device=device, acceleration="eager")
-        network.load_state_dict(state)
-        return network
 
 
 def _check_polarity(holes: Tensor, name: str) -> None:
