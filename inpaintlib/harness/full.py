@@ -64,10 +64,11 @@ def forecast() -> pd.DataFrame:
     rows = []
     for line, seconds, other in zip(lines(), beside, memory, strict=True):
         due, gb = sum(not item.run.done for item in line.items), max(gpu_memory(line), other)
+        each = line.work + (BESIDE if seconds is None else seconds)
         rows.append({"line": line.number, "study": line.studies[0], "answers": line.answers, "runs": len(line.items),
-                     "to do": due, "minutes": round(due * (line.work + (seconds or BESIDE)) / 60, 1),
+                     "to do": due, "minutes": round(due * each / 60, 1),
                      "speed": "measured" if line.measured else "assumed",
-                     "beside a run, s": f"{seconds:.0f}, measured" if seconds else f"{BESIDE:.0f}, assumed",
+                     "beside a run, s": f"{BESIDE:.0f}, assumed" if seconds is None else f"{seconds:.0f}, measured",
                      "GPU memory": f"{gb:.1f} GiB" if gb else "not measured"})  # fmt: skip
     return pd.DataFrame(rows)
 

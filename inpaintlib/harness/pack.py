@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import inpaintlib
@@ -29,17 +30,18 @@ class _Parts(io.RawIOBase):
         self.paths = iter([folder / part["name"] for part in self.made])
 
     def write(self, data) -> int:
-        data = memoryview(data)
-        if not self.left:
-            self.close_part()
-            self.made.append({"name": f"part-{len(self.made):03}.tar.gz", "bytes": 0})
-            self.file, self.left = (self.folder / self.made[-1]["name"]).open("wb"), PART
-            self.hash = hashlib.sha256()
-        data = data[: self.left]
-        self.file.write(data)
-        self.hash.update(data)
-        self.left -= len(data)
-        self.made[-1]["bytes"] += len(data)
+        rest = memoryview(data)
+        while rest:
+            if not self.left:
+                self.close_part()
+                self.made.append({"name": f"part-{len(self.made):03}.tar.gz", "bytes": 0})
+                self.file, self.left = (self.folder / self.made[-1]["name"]).open("wb"), PART
+                self.hash = hashlib.sha256()
+            piece, rest = rest[: self.left], rest[self.left :]
+            self.file.write(piece)
+            self.hash.update(piece)
+            self.left -= len(piece)
+            self.made[-1]["bytes"] += len(piece)
         return len(data)
 
     def close_part(self) -> None:
@@ -54,13 +56,15 @@ class _Parts(io.RawIOBase):
         return True
 
     def readinto(self, buffer) -> int:
-        while not (self.file and (n := self.file.readinto(buffer))):
+        while True:
+            if self.file and (n := self.file.readinto(buffer)):
+                return n
             if self.file:
                 self.file.close()
             if not (path := next(self.paths, None)):
+                self.file = None
                 return 0
             self.file = path.open("rb")
-        return n
 
 
 def contents(preset: str, studies: list[str]) -> dict[str, Path]:
@@ -151,7 +155,7 @@ def unpack(folder: str | Path) -> str:
                 place = inpaintlib.DATA / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(new) / name, place)
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise BadInput(
             f"unpack: cannot write into {inpaintlib.DATA} ({reason(error)}); make room, start again"
         ) from error
