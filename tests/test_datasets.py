@@ -240,7 +240,7 @@ def test_an_unreadable_subfolder_is_named(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(BadInput, match=r"photos/a' cannot be read \(Permission denied\): mend it or move it away"):
+    with pytest.raises(BadInput, match=r"photos/a' cannot be read \(Permission denied\): repair it or move it away"):
         datasets.members(folder)
 
 
@@ -306,7 +306,7 @@ def test_demo_is_split_by_photo_and_matches_its_manifest(tmp_path, monkeypatch):
 
 
 def test_a_series_lies_in_one_split_and_every_photo_has_a_source():
-    rows = datasets._manifest(datasets.locate("demo"))
+    rows = datasets.manifest(datasets.locate("demo"))
     assert all(row["licence"] and row["credit"] and row["source"] and row["original_file"] for row in rows)
     splits = {(row["series"], row["file"].split("/")[0]) for row in rows if row["series"]}
     assert splits == {("reef", "train")}

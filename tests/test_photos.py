@@ -127,28 +127,24 @@ def test_a_photo_damaged_inside_a_zip_is_named(folder, tmp_path):
         prepare(str(path), 8)
 
 
-@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
-def test_full_disk_leaves_nothing_that_counts_as_done(folder, data, monkeypatch, where):
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(*((photos, "_write_header") if where == "write" else (os, where)), full)
-    with pytest.raises(BadInput, match="No space left on device"):
-        prepare(str(folder), 8)
-    assert left_over(data) == []
-    monkeypatch.undo()
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interruption_leaves_nothing_that_counts_as_done(folder, data, monkeypatch, error):
-    def interrupt(*args):
+@pytest.mark.parametrize(("module", "where", "error", "said"), [
+    (photos, "_write_header", FULL, BadInput), (os, "fsync", FULL, BadInput), (os, "replace", FULL, BadInput),
+    (photos, "write_json", KeyboardInterrupt(), KeyboardInterrupt), (photos, "write_json", MemoryError(), MemoryError),
+])  # fmt: skip
+def test_a_full_disk_or_an_interruption_leaves_nothing_that_counts_as_done(
+    folder, data, monkeypatch, module, where, error, said
+):
+    def fail(*args):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(photos, "write_json", interrupt)
-        with pytest.raises(error):
+        patch.setattr(module, where, fail)
+        with pytest.raises(said, match="No space left on device" if said is BadInput else None):
             prepare(str(folder), 8)
-    assert left_over(data) == []
+        assert left_over(data) == []
     assert prepare(str(folder), 8).meta["train"] == 6
 
 
@@ -244,19 +240,17 @@ def pixels(data):
 def test_greyscale_and_palette_become_rgb_exactly():
     grey = RANDOM.integers(0, 256, (5, 7), dtype=np.uint8)
     assert np.array_equal(pixels(encoded(Image.fromarray(grey))), np.repeat(grey[..., None], 3, 2))
-    colours = RANDOM.integers(0, 256, (16, 3), dtype=np.uint8)
-    indices = RANDOM.integers(0, 16, (5, 7), dtype=np.uint8)
+    colours, indices = RANDOM.integers(0, 256, (16, 3), dtype=np.uint8), RANDOM.integers(0, 16, (5, 7), dtype=np.uint8)
     palette = Image.fromarray(indices, "P")
     palette.putpalette(colours.tobytes())
     assert np.array_equal(pixels(encoded(palette)), colours[indices])
-    bits = Image.fromarray(grey > 127)
-    assert np.array_equal(pixels(encoded(bits))[..., 0], np.where(grey > 127, 255, 0))
+    assert np.array_equal(pixels(encoded(Image.fromarray(grey > 127)))[..., 0], np.where(grey > 127, 255, 0))
 
 
-def test_sixteen_bits_are_rounded_to_eight():
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bits_are_rounded_to_eight(format):
     deep = np.array([[0, 128, 129, 257, 32896, 65535]], dtype=np.uint16)
-    for format in ("PNG", "TIFF"):
-        assert pixels(encoded(Image.fromarray(deep), format))[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+    assert pixels(encoded(Image.fromarray(deep), format))[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
 def test_transparency_lies_on_white():
@@ -278,6 +272,12 @@ def test_exif_orientation_is_applied(orientation, turn):
     exif[0x0112] = orientation
     upright = image if turn is None else image.transpose(turn)
     assert np.array_equal(pixels(encoded(image, exif=exif)), np.asarray(upright))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_without_a_known_white_are_refused(dtype):
+    with pytest.raises(ValueError, match="32-bit pixels, of which the white level is unknown"):
+        to_rgb(encoded(Image.fromarray(np.eye(4, dtype=dtype) * 2**30), "TIFF"))
 
 
 # resize rules
@@ -310,10 +310,16 @@ def test_halving_is_a_triangle_filter():
     assert np.abs(ours - rows).max() <= 1.01  # two roundings
 
 
-def test_crop_and_squash_boxes():
-    assert crop_boxes(178, 218, 64, "crop", 1, bytes(32)) == [(0, 20, 178, 198)]
-    assert crop_boxes(218, 178, 64, "crop", 1, bytes(32)) == [(20, 0, 198, 178)]
-    assert crop_boxes(218, 178, 64, "squash", 1, bytes(32)) == [(0, 0, 218, 178)]
+@pytest.mark.parametrize(
+    ("width", "height", "rule", "box"),
+    [
+        (178, 218, "crop", (0, 20, 178, 198)),
+        (218, 178, "crop", (20, 0, 198, 178)),
+        (218, 178, "squash", (0, 0, 218, 178)),
+    ],
+)
+def test_crop_and_squash_boxes(width, height, rule, box):
+    assert crop_boxes(width, height, 64, rule, 1, bytes(32)) == [box]
 
 
 @pytest.mark.parametrize(("width", "height", "size"), [(768, 512, 64), (512, 900, 300), (512, 512, 512), (70, 66, 64)])
@@ -326,12 +332,6 @@ def test_multiscale_boxes_are_squares_inside_the_photo_never_enlarged(width, hei
     assert max(sides) == min(width, height)
     assert min(sides) == max(size, round(min(width, height) / 3))
     assert all(box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= height for box in boxes)
-
-
-def test_pixels_without_a_known_white_are_refused():
-    for deep in (np.eye(4, dtype=np.int32) * 2**30, np.eye(4, dtype=np.float32)):
-        with pytest.raises(ValueError, match="32-bit pixels, of which the white level is unknown"):
-            to_rgb(encoded(Image.fromarray(deep), "TIFF"))
 
 
 def test_multiscale_boxes_depend_on_the_seed_alone_and_cover_the_photo():
@@ -364,6 +364,15 @@ def test_a_series_gives_at_most_a_quarter_of_the_train_crops():
     assert photos._crops_of_series(ids, {"8": "a", "9": "a"}) == {"8": 40, "9": 40}  # 80 of 400: no limit needed
     few = photos._crops_of_series(ids, dict.fromkeys(ids[4:], "a"))
     assert set(few.values()) == {8}  # 6 * 8 of 4 * 40 + 6 * 8 are 23 %; with 9 they would be 25.2 %
+
+
+def test_enlarged_photos_have_no_finer_detail():
+    board = np.broadcast_to(np.indices((8, 8)).sum(0) % 2 * 200, (1, 3, 8, 8)).astype(np.uint8)
+    half = photos.enlarged(Photos(board, ["board"], "demo"), 4)
+    assert half.name == "demo from 4 px"
+    assert np.abs(half.array.astype(int)[..., 2:-2, 2:-2] - 100).max() <= 1
+    with pytest.raises(BadInput, match="source_size is 8: it must be below the photos' side, 8 px"):
+        photos.enlarged(half, 8)
 
 
 # spread, and the examples that figures show

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import os
 import stat
-import threading
 import zipfile
 from collections.abc import Iterable, Mapping
 from csv import DictReader
@@ -35,21 +34,16 @@ PARTITION = "list_eval_partition.txt"  # CelebA's official split: 0 train, 1 val
 
 @dataclass(frozen=True)
 class Dataset:
-    """One row of the registry.
+    """One row of the registry; without arguments, the user's own folder or zip."""
 
-    ``names``: official files or folders, relative to DATA, that are used when they are there. ``inside``: a piece of
-    path that tells the right archive from another one. ``folders``: which folder is which split. ``resize``: the rule
-    that ``prepare`` takes by default. ``how``: what a user without a copy has to do.
-    """
-
-    about: str
-    how: str
-    names: tuple[str, ...]
-    inside: str = ""
+    about: str = ""
+    how: str = ""  # what a user without a copy has to do
+    names: tuple[str, ...] = ()  # official files or folders, relative to DATA, used when they are there
+    inside: str = ""  # a piece of path that tells the right archive from another one
     url: str | None = None
     md5: str | None = None
-    folders: Mapping[str, str] = field(default_factory=lambda: FOLDERS)
-    resize: str = "crop"
+    folders: Mapping[str, str] = field(default_factory=lambda: FOLDERS)  # which folder is which split
+    resize: str = "crop"  # the rule that `photos.prepare` takes by default
 
 
 REGISTRY = {
@@ -71,12 +65,7 @@ REGISTRY = {
         about="CelebA, aligned and cropped: 202,599 faces, 178×218 px",
         how="downloaded by torchvision (1.4 GB, needs pip install gdown); or get img_align_celeba.zip and "
         f"{PARTITION} from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
-        names=(
-            "celeba/img_align_celeba.zip",
-            "celeba/img_align_celeba",
-            "img_align_celeba.zip",
-            "img_align_celeba",
-        ),
+        names=tuple(f"{folder}img_align_celeba{end}" for folder in ("celeba/", "") for end in (".zip", "")),
     ),
     "imagenet": Dataset(
         about="ImageNet-1k (ILSVRC 2012): 1,281,167 train and 50,000 validation photos",
@@ -93,12 +82,8 @@ REGISTRY = {
         about="Paris StreetView: 14,900 train and 100 test photos of facades",
         how="your own copy: ask the Context Encoder's authors, https://github.com/pathak22/context-encoder",
         names=("paris_streetview", "paris_streetview.zip"),
-        folders={
-            "paris_train_original": "train",
-            "paris_eval_gt": "test",
-            "paris_eval_corrupted": "corrupted",
-            **FOLDERS,
-        },
+        folders=FOLDERS
+        | {"paris_train_original": "train", "paris_eval_gt": "test", "paris_eval_corrupted": "corrupted"},
     ),
     "utkface": Dataset(
         about="UTKFace, aligned and cropped: 23,708 faces, 200 px",
@@ -128,17 +113,20 @@ def fetch(name: str, source: str | Path | None = None) -> Path:
     possible. Raises BadInput for an unknown name, a damaged or wrong archive, no network, or a dataset that only its
     owners give out (saying where to ask and how to point here).
     """
+    dataset = _dataset(name)
     if source is not None:
         if name == "demo":
             raise BadInput("demo is the repository's own data/demo: give another folder of photos by its path.")
-        _dataset(name)
         path = Path(source).expanduser().resolve()
         verify(path, name)
         write_json(DATA / "sources.json", _sources() | {name: str(path)})
         return path
-    path, dataset = _find(name), _dataset(name)
-    if path is None or (dataset.md5 and path == DATA / dataset.names[0]):  # what lies there may be another file
-        path = _download(name)
+    path = _find(name)
+    if path is None and name == "celeba":
+        _download_celeba(DATA / "celeba")
+    elif dataset.url and path in (None, DATA / dataset.names[0]):  # what lies there may be another file
+        download(dataset.url, DATA / dataset.names[0], md5=dataset.md5)
+    path = locate(name)
     verify(path, name)
     return path
 
@@ -157,8 +145,7 @@ def locate(name: str) -> Path:
     """
     path = _find(name)
     if path is None:
-        dataset = REGISTRY[name]
-        command = f"python -m inpaintlib fetch {name}"
+        dataset, command = REGISTRY[name], f"python -m inpaintlib fetch {name}"
         if dataset.url is None and name != "celeba":
             raise BadInput(f"{name} is not here ({dataset.how}), then: {command} --source FOLDER_OR_ZIP.")
         raise BadInput(f"{name} is not here: {command} gets it, or uses your copy with --source FOLDER_OR_ZIP.")
@@ -191,24 +178,38 @@ def verify(path: Path, name: str) -> None:
     ids = _sizes(path)
     if not ids:
         raise BadInput(f"{path} holds no photos ({', '.join(sorted(EXTENSIONS))}).")
-    dataset = REGISTRY.get(name)
-    if dataset and not any(dataset.inside in f"{path.name}/{id}" for id in ids):
-        raise BadInput(f"{path} is not {name}: no photo in it has {dataset.inside!r} in its path.")
+    inside = REGISTRY.get(name, Dataset()).inside
+    if not any(inside in f"{path.name}/{id}" for id in ids):
+        raise BadInput(f"{path} is not {name}: no photo in it has {inside!r} in its path.")
     if name == "demo":
-        _verify_demo(path)
+        rows = manifest(path)
+        for row in rows:
+            file = path / row["file"]
+            if not file.exists() or sha256(file) != row["sha256"]:
+                raise BadInput(f"{file} is missing or is not the photo of manifest.csv: git checkout -- data/demo.")
+        if extra := set(ids) - {row["file"] for row in rows}:
+            raise BadInput(f"{path / min(extra)} is not in manifest.csv: your own photos go into another folder.")
 
 
-def members(path: str | Path, folders: Mapping[str, str] = FOLDERS) -> list[tuple[str | None, str]]:
+def manifest(path: Path) -> list[dict[str, str]]:
+    """The rows of the demo photos' manifest.csv: file, series, sha256, licence and source."""
+    return list(DictReader(StringIO(read(path, "manifest.csv").decode())))
+
+
+def members(path: Path, folders: Mapping[str, str] = FOLDERS) -> list[tuple[str | None, str]]:
     """Every photo of a folder or zip as (split, id), sorted by id; the id is its path inside, with "/".
 
     Official splits count where there are both train and test: CelebA's partition file in or beside ``path``, or else
-    ``folders`` (validation serves as test where there is no test folder; photos outside them are "other"). Without,
-    the split is None: ``split_by_content`` decides. Raises BadInput when the folder or archive cannot be read.
+    the outermost of ``folders`` (validation serves as test where there is no test folder; photos outside them are
+    "other"). Without, the split is None: ``split_by_content`` decides. Raises BadInput when the folder or archive
+    cannot be read.
     """
-    path = Path(path)
-    ids = sorted(_sizes(path))
-    official = _partition(path)
-    splits = [official.get(PurePosixPath(id).name) if official else _split_of_folder(id, folders) for id in ids]
+    ids, official = sorted(_sizes(path)), _partition(path)
+    parts = {id: PurePosixPath(id).parts for id in ids}
+    if official:
+        splits = [official.get(parts[id][-1]) for id in ids]
+    else:
+        splits = [next((folders[part] for part in parts[id][:-1] if part in folders), None) for id in ids]
     if "test" not in splits:
         splits = ["test" if split == "validation" else split for split in splits]
     if not {"train", "test"} <= set(splits):
@@ -222,24 +223,20 @@ def split_by_content(data: bytes) -> str:
     return "test" if int.from_bytes(hashlib.sha256(data).digest()[:8]) % 10 == 0 else "train"
 
 
-def read(path: str | Path, id: str) -> bytes:
+def read(path: Path, id: str) -> bytes:
     """The bytes of one file of a folder or zip; safe from many threads and processes at once.
 
     Raises OSError, KeyError or zipfile.BadZipFile when the file is missing or its checksum in the archive is wrong.
     """
-    path = Path(path)
     return (path / id).read_bytes() if path.is_dir() else _zip(path).read(id)
 
 
-def fingerprint(path: str | Path) -> str:
+def fingerprint(path: Path) -> str:
     """Changes when the source does: a hash over names, sizes and modification times (of the archive, or of each photo
     and partition file)."""
-    path = Path(path)
-    files = [path, path.parent / PARTITION]
-    if path.is_dir():
-        files = [path / id for id in sorted(_sizes(path))] + [path / PARTITION, path.parent / PARTITION]
+    files = [path / id for id in sorted(_sizes(path))] + [path / PARTITION] if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in filter(Path.exists, files):
+    for file in filter(Path.exists, [*files, path.parent / PARTITION]):
         state = file.stat()
         digest.update(f"{file.relative_to(path.parent)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
@@ -282,23 +279,10 @@ def _sources() -> dict[str, str]:
     return sources
 
 
-def _download(name: str) -> Path:
-    dataset = REGISTRY[name]
-    if name == "celeba":
-        return _download_celeba(DATA / "celeba")
-    if dataset.url is None:
-        raise BadInput(
-            f"{name} cannot be downloaded ({dataset.how}), then: python -m inpaintlib fetch {name} "
-            f"--source FOLDER_OR_ZIP, or put it at {DATA / dataset.names[0]}."
-        )
-    return download(dataset.url, DATA / dataset.names[0], md5=dataset.md5)
-
-
-def _download_celeba(folder: Path) -> Path:
+def _download_celeba(folder: Path) -> None:
     """The aligned photos and the official partition from torchvision's list, left in their zip."""
-    wanted = {PARTITION, "img_align_celeba.zip"}
     for file_id, md5, filename in CelebA.file_list:
-        if filename in wanted:
+        if filename in (PARTITION, "img_align_celeba.zip"):
             try:
                 download_file_from_google_drive(file_id, str(folder), filename, md5)
             except Exception as error:  # gdown is missing, the quota is spent, no network: one remedy for all
@@ -307,49 +291,20 @@ def _download_celeba(folder: Path) -> Path:
                     f"cannot download CelebA's {filename} ({why}): get it by hand from "
                     f"https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html and put it at {folder / filename}."
                 ) from error
-    return folder / "img_align_celeba.zip"
-
-
-def series(path: Path) -> dict[str, str]:
-    """The series of each demo photo that belongs to one, by id."""
-    return {row["file"]: row["series"] for row in _manifest(path) if row["series"]}
-
-
-def _manifest(path: Path) -> list[dict[str, str]]:
-    return list(DictReader(StringIO(read(path, "manifest.csv").decode())))
-
-
-def _verify_demo(path: Path) -> None:
-    rows = _manifest(path)
-    for row in rows:
-        file = path / row["file"]
-        if not file.exists() or sha256(file) != row["sha256"]:
-            raise BadInput(f"{file} is missing or is not the photo of manifest.csv: git checkout -- data/demo.")
-    extra = set(_sizes(path)) - {row["file"] for row in rows}
-    if extra:
-        raise BadInput(f"{path / min(extra)} is not in manifest.csv: your own photos go into another folder.")
 
 
 def _partition(path: Path) -> dict[str, str]:
     """CelebA's official split by file name, from the partition file in or beside ``path``; empty without one."""
     inside = path.is_file() and next((id for id in _zip(path).namelist() if id.endswith(PARTITION)), None)
     beside = next((file for file in (path / PARTITION, path.parent / PARTITION) if file.is_file()), None)
-    if inside:
-        text = read(path, inside).decode()
-    elif beside:
-        text = beside.read_text()
-    else:
+    if not inside and not beside:
         return {}
+    text = read(path, inside).decode() if inside else beside.read_text()
     splits = {"0": "train", "1": "validation", "2": "test"}
     try:
         return {name: splits[split] for name, split in map(str.split, text.splitlines())}
     except (ValueError, LookupError) as error:
         raise BadInput(f"{inside or beside} has lines other than NAME.jpg and 0, 1 or 2: fetch it again.") from error
-
-
-def _split_of_folder(id: str, folders: Mapping[str, str]) -> str | None:
-    """The split of the outermost folder that names one."""
-    return next((folders[part] for part in PurePosixPath(id).parts[:-1] if part in folders), None)
 
 
 def _sizes(path: Path) -> dict[str, int]:
@@ -381,7 +336,7 @@ def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable
                     raise BadInput(f"{path} is a pipe or a device, not a photo: remove it.")
                 yield id, path.stat().st_size
     except OSError as error:
-        raise BadInput(f"{str(path)!r} cannot be read ({reason(error)}): mend it or move it away.") from error
+        raise BadInput(f"{str(path)!r} cannot be read ({reason(error)}): repair it or move it away.") from error
 
 
 def _is_photo(id: str) -> bool:
@@ -395,11 +350,7 @@ def _zip(path: Path) -> zipfile.ZipFile:
     if not path.is_file():
         raise BadInput(f"there is no folder or zip of photos at {path}.")
     state = path.stat()
-    with _opening:
-        return _open_zip(path, os.getpid(), state.st_size, state.st_mtime_ns)
-
-
-_opening = threading.Lock()
+    return _open_zip(path, os.getpid(), state.st_size, state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)

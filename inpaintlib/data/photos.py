@@ -10,11 +10,13 @@ import os
 import re
 import shutil
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +35,7 @@ LARGEST_SERIES = 1 / 4  # of the train crops
 SMALLEST = 1 / 3  # side of the smallest multiscale crop, relative to the photo's short side
 CROP_BOX = re.compile(r"#\d+,\d+,\d+,\d+$")  # at the end of a multiscale crop's id
 FORMAT = 1  # raised when a change here makes the arrays on disk stale
-CHUNK = 32  # photos a job
-GPU_SHARE = 0.5  # of the free device memory that photos may fill; above it they stream
+GPU_FRACTION = 0.5  # of the free device memory that photos may fill; above it they stream
 RAM_LIMIT = 2 << 30  # bytes; the same on a CPU
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
@@ -116,37 +117,27 @@ class Prepared:
 def load(dataset: str, size: int, split: str, resize: str | None = None, limit: int | None = None) -> Photos:
     """The photos of a split ("train" or "test"), prepared now if they are not yet; arguments as in ``prepare``.
 
-    Raises BadInput when the dataset is not here (with the command that fetches it) or cannot be prepared.
+    Prepared photos outlive their source, and those that were prepared with ``skip_bad`` are taken as they are. Raises
+    BadInput when the dataset is not here (with the command that fetches it) or cannot be prepared.
     """
-    rule = check(dataset, size, resize, limit)
-    done = _done(_folder(dataset, size, rule, limit))
-    try:
-        datasets.locate(dataset)
-    except BadInput:
-        if done is None:  # prepared photos outlive their source
-            raise
-    else:
-        done = prepare(dataset, size, rule, limit=limit, skip_bad=bool(done and done.meta["bad"]))
+    task = _Task.check(dataset, size, resize, limit)
+    done = task.done()
+    if task.source:
+        done = _prepare(task, skip_bad=bool(done and done.meta["bad"]))
     return done.photos(split)
 
 
 def prepare(
-    dataset: str,
-    size: int,
-    resize: str | None = None,
-    *,
-    limit: int | None = None,
-    skip_bad: bool = False,
-    workers: int | None = None,
+    dataset: str, size: int, resize: str | None = None, *, limit: int | None = None, skip_bad: bool = False
 ) -> Prepared:
     """Decode a dataset once, in parallel, into DATA/prepared/<dataset>-<size>-<resize>/.
 
     ``dataset`` is a name of the registry or the path of a folder or zip. ``size`` is the side in pixels. ``resize`` is
-    "squash" (the whole photo, its shape distorted to a square: the seed's rule), "crop" (the central square) or
-    "multiscale" (40 square crops of each train photo and 8 of each test photo, from its short side down to a third of
-    it, never enlarged; so many fewer of the train photos of a series that it gives at most a quarter of the train
-    crops); None takes the dataset's default. Every resampling is bilinear and antialiased. ``limit`` is
-    the most photos taken from each split, drawn evenly. ``workers`` is the number of threads (None: one a core).
+    "squash" (the whole photo, its shape distorted to a square: Meneust & Pinto 2024's rule), "crop" (the central
+    square) or "multiscale" (40 square crops of each train photo and 8 of each test photo, from its short side down to
+    a third of it, never enlarged; so many fewer of the train photos of a series that it gives at most a quarter of the
+    train crops); None takes the dataset's default. Every resampling is bilinear and antialiased. ``limit`` is the most
+    photos taken from each split, drawn evenly.
 
     Photos become RGB: greyscale and palettes exactly, CMYK by Pillow's conversion, 16 bits rounded to 8, transparency
     over white; EXIF orientation is applied. A train photo that equals a test photo, decoded or prepared, is dropped
@@ -156,97 +147,106 @@ def prepare(
     Raises BadInput for unreadable photos, which it names and counts, unless ``skip_bad``; for a bad parameter, a
     source that is not here, and a full disk.
     """
-    rule = check(dataset, size, resize, limit)
-    folder = _folder(dataset, size, rule, limit)
+    task = _Task.check(dataset, size, resize, limit)
+    if task.source is None:
+        datasets.locate(dataset)  # says what is missing
+    return _prepare(task, skip_bad)
+
+
+class _Task(NamedTuple):
+    """What is to be prepared, of a dataset that was located once."""
+
+    dataset: str
+    source: Path | None  # None: gone since it was prepared
+    folder: Path  # of the arrays
+    size: int
+    rule: str
+    limit: int | None
+
+    @classmethod
+    def check(cls, dataset: str, size: int, resize: str | None, limit: int | None) -> "_Task":
+        """Raises BadInput for a wrong parameter, and for a dataset that is unknown, or neither here nor prepared."""
+        rule = resize or datasets.REGISTRY.get(dataset, datasets.Dataset()).resize
+        if rule not in RULES:
+            raise BadInput(f"resize is {rule!r}: it is one of {', '.join(RULES)}.")
+        if not isinstance(size, int) or size < 1:
+            raise BadInput(f"size is {size!r}: it is the side of the prepared photos in pixels, 1 or more.")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise BadInput(f"limit is {limit!r}: it is the most photos of each split, 1 or more, or None for all.")
+        name, source, missing = dataset, None, None
+        try:
+            source = datasets.locate(dataset)
+        except BadInput as error:
+            missing = error
+        if source and dataset not in datasets.REGISTRY:
+            name = f"{source.stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:6]}"
+        folder = datasets.DATA / "prepared" / f"{name}-{size}-{rule}{f'-{limit}' if limit else ''}"
+        task = cls(dataset, source, folder, size, rule, limit)
+        if missing and not task.done():
+            raise missing
+        return task
+
+    def done(self) -> Prepared | None:
+        meta = self.folder / "meta.json"
+        return Prepared(self.folder, read_json(meta)) if meta.exists() else None
+
+
+def _prepare(task: _Task, skip_bad: bool) -> Prepared:
+    dataset, source, folder, size, rule, limit = task
     with lock(folder):
-        source = datasets.locate(dataset)
         datasets.verify(source, dataset)
         state = {"format": FORMAT, "fingerprint": datasets.fingerprint(source)}
-        done = _done(folder)
+        done = task.done()
         if done is None or any(done.meta.get(key) != value for key, value in state.items()):
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 folder.mkdir(parents=True)
                 meta = {"dataset": dataset, "size": size, "resize": rule, "limit": limit, "source": source} | state
-                meta |= _build(folder, source, dataset, size, rule, limit, skip_bad, workers or os.cpu_count())
-                write_json(folder / "meta.json", meta)
+                write_json(folder / "meta.json", meta | _build(task, skip_bad))
             except BaseException as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 if isinstance(error, OSError):
                     raise BadInput(f"cannot prepare {dataset} in {folder}: {reason(error)}.") from error
                 raise
-            done = _done(folder)
+            done = task.done()
     if done.meta["bad"] and not skip_bad:
         raise _bad_photos(source, done.meta["bad"])
     return done
 
 
-def check(dataset: str, size: int, resize: str | None = None, limit: int | None = None) -> str:
-    """The resize rule that is meant; nothing is decoded yet.
-
-    Raises BadInput for a wrong parameter, and for a dataset that is unknown, or neither here nor prepared.
-    """
-    datasets.check(dataset)
-    rule = resize or (datasets.REGISTRY[dataset].resize if dataset in datasets.REGISTRY else "crop")
-    if rule not in RULES:
-        raise BadInput(f"resize is {rule!r}: it is one of {', '.join(RULES)}.")
-    if not isinstance(size, int) or size < 1:
-        raise BadInput(f"size is {size!r}: it is the side of the prepared photos in pixels, 1 or more.")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise BadInput(f"limit is {limit!r}: it is the most photos of each split, 1 or more, or None for all.")
-    return rule
-
-
-def _folder(dataset: str, size: int, rule: str, limit: int | None) -> Path:
-    name = dataset
-    if dataset not in datasets.REGISTRY:
-        path = datasets.locate(dataset)
-        name = f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
-    return datasets.DATA / "prepared" / f"{name}-{size}-{rule}{f'-{limit}' if limit else ''}"
-
-
-def _done(folder: Path) -> Prepared | None:
-    meta = folder / "meta.json"
-    return Prepared(folder, read_json(meta)) if meta.exists() else None
-
-
-def _build(
-    folder: Path, source: Path, dataset: str, size: int, rule: str, limit: int | None, skip_bad: bool, workers: int
-) -> dict:
+def _build(task: _Task, skip_bad: bool) -> dict:
     """Write arrays and ids of both splits; return what meta.json says about them."""
+    dataset, source, folder, size, rule, limit = task
     started = time.monotonic()
     test_keys, bad, duplicates, small, counts = set(), {}, 0, 0, {}
-    with ThreadPoolExecutor(workers) as pool:
-        splits = _splits(pool, source, dataset, workers)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        splits = _splits(pool, source, dataset)
         prefix = _common_folder([id for ids in splits.values() for id in ids])
-        crops = {split: defaultdict(lambda n=n: n) for split, n in CROPS.items()}
-        if dataset == "demo":
-            crops["train"].update(_crops_of_series(splits["train"], datasets.series(source)))
+        series = {row["file"]: row["series"] for row in datasets.manifest(source)} if dataset == "demo" else {}
+        fewer = _crops_of_series(splits["train"], {id: name for id, name in series.items() if name})
         for split in ("test", "train"):  # test first: train photos are compared with them
-            chosen = _even_subset(splits[split], prefix, limit)
-            rows = []
-            bar = tqdm(total=len(chosen), unit="photo", desc=f"{dataset} {size} px {split}", smoothing=0)
-            with bar, open(folder / f"{split}.npy", "wb") as file:
+            rows, known = [], test_keys if split == "train" else ()
+            with open(folder / f"{split}.npy", "wb") as file:
                 _write_header(file, 0, size)
-                jobs = ((source, chunk, size, rule, crops[split]) for chunk in _chunks(chosen))
-                for decoded in _in_order(pool, _decode_chunk, jobs, 2 * workers):
-                    for photo in decoded:
-                        bar.update()
-                        if photo.error:
-                            bad[photo.id] = photo.error
-                        small += not photo.error and not photo.boxes
-                        if split == "train" and photo.key in test_keys:
+                decode = partial(_decode, source, size, rule, CROPS[split], fewer)
+                chosen = _even_subset(splits[split], prefix, limit)
+                for photo in _mapped(pool, decode, chosen, f"{dataset} {size} px {split}"):
+                    if photo.error:
+                        bad[photo.id] = photo.error
+                        continue
+                    small += not photo.crops
+                    if photo.key in known:
+                        duplicates += 1
+                        continue
+                    for pixels, key, box in photo.crops:
+                        if key in known:
                             duplicates += 1
                             continue
-                        for pixels, key, box in zip(photo.pixels, photo.keys, photo.boxes, strict=True):
-                            if split == "train" and key in test_keys:
-                                duplicates += 1
-                                continue
-                            file.write(pixels.tobytes())
-                            where = "#" + ",".join(map(str, box)) if rule == "multiscale" else ""
-                            rows.append(photo.id.removeprefix(prefix) + where)
-                        if split == "test":
-                            test_keys.update((photo.key, *photo.keys))
+                        file.write(pixels.tobytes())
+                        where = "#" + ",".join(map(str, box)) if rule == "multiscale" else ""
+                        rows.append(photo.id.removeprefix(prefix) + where)
+                    if split == "test":
+                        test_keys.update((photo.key, *(key for _, key, _ in photo.crops)))
                 file.seek(0)
                 _write_header(file, len(rows), size)
                 file.flush()
@@ -273,46 +273,34 @@ def _bad_photos(source: Path, bad: dict[str, str]) -> BadInput:
     named = "; ".join(f"{id} ({why})" for id, why in list(bad.items())[:5]) + ("; ..." if len(bad) > 5 else "")
     count = "1 photo" if len(bad) == 1 else f"{len(bad)} photos"
     return BadInput(
-        f"{count} of {source} cannot be read: {named}: mend or remove them, or leave them out (--skip-bad)."
+        f"{count} of {source} cannot be read: {named}: repair or remove them, or leave them out (--skip-bad)."
     )
 
 
-def _splits(pool: ThreadPoolExecutor, source: Path, dataset: str, workers: int) -> dict[str, list[str]]:
+def _splits(pool: ThreadPoolExecutor, source: Path, dataset: str) -> dict[str, list[str]]:
     """The ids of each split: the official ones, or by the content of each file."""
-    folders = datasets.REGISTRY[dataset].folders if dataset in datasets.REGISTRY else datasets.FOLDERS
     splits = {"train": [], "test": []}
-    undecided = []
-    for split, id in datasets.members(source, folders):
-        (undecided if split is None else splits.setdefault(split, [])).append(id)
-    if undecided:
-        jobs = ((source, chunk) for chunk in _chunks(undecided))
-        bar = tqdm(total=len(undecided), unit="photo", desc=f"{dataset} split", smoothing=0)
-        for pairs in _in_order(pool, _split_chunk, jobs, 2 * workers):
-            bar.update(len(pairs))
-            for split, id in pairs:
-                splits[split].append(id)
-        bar.close()
+    pairs = datasets.members(source, datasets.REGISTRY.get(dataset, datasets.Dataset()).folders)
+    if pairs[0][0] is None:  # then all are
+        ids = [id for _, id in pairs]
+        pairs = zip(_mapped(pool, partial(_split_of, source), ids, f"{dataset} split"), ids, strict=True)
+    for split, id in pairs:
+        splits.setdefault(split, []).append(id)
     return splits
 
 
-def _split_chunk(job: tuple[Path, Sequence[str]]) -> list[tuple[str, str]]:
-    source, ids = job
-    pairs = []
-    for id in ids:
-        try:
-            split = datasets.split_by_content(datasets.read(source, id))
-        except Exception:  # decoding will name it
-            split = "train"
-        pairs.append((split, id))
-    return pairs
+def _split_of(source: Path, id: str) -> str:
+    try:
+        return datasets.split_by_content(datasets.read(source, id))
+    except Exception:  # decoding will name it
+        return "train"
 
 
 def _even_subset(ids: list[str], prefix: str, limit: int | None) -> list[str]:
     """At most ``limit`` ids, drawn by a hash of their names (so from all classes alike), in their order."""
     if limit is None or len(ids) <= limit:
         return ids
-    drawn = sorted(ids, key=lambda id: hashlib.sha256(id.removeprefix(prefix).encode()).digest())[:limit]
-    return sorted(drawn)
+    return sorted(sorted(ids, key=lambda id: hashlib.sha256(id.removeprefix(prefix).encode()).digest())[:limit])
 
 
 def _common_folder(ids: list[str]) -> str:
@@ -321,23 +309,14 @@ def _common_folder(ids: list[str]) -> str:
     return "".join(f"{part}/" for part in parts)
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
-
-
-def _in_order(pool: ThreadPoolExecutor, function: Callable, jobs: Iterable, ahead: int) -> Iterator:
-    """``pool.map`` that never runs more than ``ahead`` jobs ahead of its reader, so results do not pile up."""
-    waiting = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(function, job))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+def _mapped(pool: ThreadPoolExecutor, function: Callable, ids: list[str], what: str) -> Iterator:
+    """``pool.map`` with a bar, a window of photos at a time, so that results do not pile up."""
+    window = 32 * os.cpu_count()
+    with tqdm(total=len(ids), unit="photo", desc=what, smoothing=0) as bar:
+        for start in range(0, len(ids), window):
+            for result in pool.map(function, ids[start : start + window]):
+                yield result
+                bar.update()
 
 
 def _write_header(file: io.BufferedWriter, n: int, size: int) -> None:
@@ -369,30 +348,22 @@ def examples(size: int, n: int = 12, faces: bool = False) -> tuple[Tensor, list[
     return torch.from_numpy(np.stack(pixels)).float() / 255, names
 
 
-@dataclass(frozen=True)
-class _Decoded:
+class _Decoded(NamedTuple):
     id: str
-    error: str = ""
+    error: str
     key: bytes = b""  # of the whole photo
-    pixels: Sequence[np.ndarray] = ()  # (3, S, S) each
-    keys: Sequence[bytes] = ()  # of the pixels
-    boxes: Sequence[Box] = ()
+    crops: Sequence[tuple[np.ndarray, bytes, Box]] = ()  # pixels (3, S, S), their key, and where they are
 
 
-def _decode_chunk(job: tuple[Path, Sequence[str], int, str, dict[str, int]]) -> list[_Decoded]:
-    source, ids, size, rule, crops = job
-    return [_decode(source, id, size, rule, crops[id]) for id in ids]
-
-
-def _decode(source: Path, id: str, size: int, rule: str, crops: int) -> _Decoded:
+def _decode(source: Path, size: int, rule: str, crops: int, fewer: dict[str, int], id: str) -> _Decoded:
     try:
         data = datasets.read(source, id)
         photo = to_rgb(data)
     except Exception as error:  # whatever a damaged file makes a decoder raise
-        return _Decoded(id, error=reason(error))
-    boxes = crop_boxes(photo.width, photo.height, size, rule, crops, hashlib.sha256(data).digest())
+        return _Decoded(id, reason(error))
+    boxes = crop_boxes(photo.width, photo.height, size, rule, fewer.get(id, crops), hashlib.sha256(data).digest())
     pixels = [_resized(photo, size, box) for box in boxes]
-    return _Decoded(id, "", _key(np.asarray(photo)), pixels, [_key(crop) for crop in pixels], boxes)
+    return _Decoded(id, "", _key(np.asarray(photo)), [(p, _key(p), box) for p, box in zip(pixels, boxes, strict=True)])
 
 
 def to_rgb(data: bytes) -> Image.Image:
@@ -474,9 +445,9 @@ class Batches:
     an epoch cannot fill goes on into the next. With ``flip`` each photo is mirrored with probability 1/2, drawn anew
     every epoch. Batch ``step`` is the stream's positions step * batch to (step + 1) * batch.
 
-    The photos stay on ``device`` as uint8 where they fit (``GPU_SHARE`` of the free memory of a GPU, ``RAM_LIMIT`` on
-    a CPU); otherwise, or with ``stream=True``, a thread reads the next batch from the memory map into pinned memory
-    while this one is used. Both give the same batches.
+    The photos stay on ``device`` as uint8 where they fit (``GPU_FRACTION`` of the free memory of a GPU, ``RAM_LIMIT``
+    on a CPU); otherwise, or with ``stream=True``, a thread reads the next batch from the memory map into pinned memory
+    while this one is used. Both give the same batches. Raises BadInput for a batch below 1.
     """
 
     def __init__(
@@ -492,35 +463,36 @@ class Batches:
         if batch < 1:
             raise BadInput(f"batch is {batch}: it is the number of photos in a batch, 1 or more.")
         self.photos, self.batch, self.seed, self.flip = photos, batch, seed, flip
-        self.device = torch.device(device)
-        self.stream = not _fits(photos.array.nbytes, self.device) if stream is None else stream
+        self.device, array = torch.device(device), photos.array
+        gpu = self.device.type == "cuda"
+        limit = GPU_FRACTION * torch.cuda.mem_get_info(self.device)[0] if gpu else RAM_LIMIT
+        self.stream = array.nbytes > limit if stream is None else stream
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
         if self.stream:
-            self._reader = ThreadPoolExecutor(1)
-            self._ahead = {}
+            self._reader, self._ahead = ThreadPoolExecutor(1), {}
         else:
-            self._data = _on_device(photos.array, self.device)
+            self._data = torch.empty(array.shape, dtype=torch.uint8, device=self.device)
+            for start in range(0, len(array), 4096):
+                self._data[start : start + 4096] = torch.from_numpy(np.array(array[start : start + 4096]))
 
     def at(self, step: int) -> Tensor:
         """Batch ``step`` (0, 1, ...): uint8 (batch, 3, S, S) on the device, free to be written to."""
-        if not self.stream:
+        if self.stream:
+            reading = self._ahead.pop(step, None) or self._reader.submit(self._read, step)
+            self._ahead = {step + 1: self._ahead.get(step + 1) or self._reader.submit(self._read, step + 1)}
+            photos, flips = (part.to(self.device, non_blocking=True) for part in reading.result())
+        else:
             order, flips = self._positions(step, self.device)
-            return _flipped(self._data[order], flips)
-        reading = self._ahead.pop(step, None) or self._reader.submit(self._read, step)
-        self._ahead = {step + 1: self._ahead.get(step + 1) or self._reader.submit(self._read, step + 1)}
-        photos, flips = (part.to(self.device, non_blocking=True) for part in reading.result())
-        return _flipped(photos, flips)
+            photos = self._data[order]
+        return torch.where(flips[:, None, None, None], photos.flip(3), photos)
 
     def _positions(self, step: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Which photos (batch,) int64 and which of them mirrored (batch,) bool."""
         n, start, stop = len(self.photos), step * self.batch, (step + 1) * self.batch
         parts = []
         for epoch in range(start // n, (stop - 1) // n + 1):
-            order, flips = self._epoch(epoch, device)
             inside = slice(max(start - epoch * n, 0), stop - epoch * n)
-            parts.append((order[inside], flips[inside]))
-        if len(parts) == 1:
-            return parts[0]
+            parts.append([part[inside] for part in self._epoch(epoch, device)])
         orders, flips = zip(*parts, strict=True)
         return torch.cat(orders), torch.cat(flips)
 
@@ -541,20 +513,3 @@ class Batches:
         photos = torch.empty((self.batch, *self.photos.array.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
         np.take(self.photos.array, order.numpy(), axis=0, out=photos.numpy(), mode="clip")
         return photos, flips
-
-
-def _flipped(photos: Tensor, flips: Tensor) -> Tensor:
-    return torch.where(flips[:, None, None, None], photos.flip(3), photos)
-
-
-def _fits(size: int, device: torch.device) -> bool:
-    if device.type == "cuda":
-        return size <= GPU_SHARE * torch.cuda.mem_get_info(device)[0]
-    return size <= RAM_LIMIT
-
-
-def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    data = torch.empty(array.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(array), 4096):
-        data[start : start + 4096] = torch.from_numpy(np.array(array[start : start + 4096]))
-    return data
