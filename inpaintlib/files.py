@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,25 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {reason(error)}; what was there before is unchanged.") from error
+        with _writing(path, "; what was there before is unchanged"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path)
+            with open(temporary, "wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def _writing(path: Path, note: str = "") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {reason(error)}{note}.") from error
 
 
 def _remove_leftovers(path: Path) -> None:
@@ -120,11 +128,9 @@ def lock(path: str | Path) -> Iterator[None]:
     path = Path(path)
     file = path.with_name(f".{path.name}.lock")
     one_at_a_time = FileLock(file)
-    try:
+    with _writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         one_at_a_time.acquire()
-    except OSError as error:
-        raise BadInput(f"cannot write {file}: {reason(error)}.") from error
     try:
         yield
     finally:
@@ -135,42 +141,43 @@ def lock(path: str | Path) -> Iterator[None]:
 
 def sha256(path: str | Path) -> str:
     """The file's SHA-256 as 64 hexadecimal digits."""
-    return _digest(path, "sha256")
-
-
-def _digest(path: str | Path, algorithm: str) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(
-    url: str, path: str | Path, sha256: str | None = None, md5: str | None = None, size: int | None = None
-) -> Path:
+def download(url: str, path: str | Path, md5: str | None = None) -> Path:
     """Fetch ``url`` to ``path`` unless it is there, with a progress bar; return the path.
 
     The bytes collect in ``path`` + ".part", which a later call continues with a Range request; a connection that is
-    cut is taken up again. ``sha256``, ``md5`` (hexadecimal) and ``size`` (bytes) are verified before the file gets
-    its name.
+    cut is taken up again. ``md5`` (hexadecimal) is verified before the file gets its name.
 
     Raises BadInput when the server cannot be reached or refuses (saying which file to put where by hand), when the
-    disk is full (the part is kept), and when a checksum or the size is wrong (the part is deleted).
+    disk is full (the part is kept), and when the checksum is wrong (the part is deleted).
     """
     path = Path(path)
     with lock(path):
-        if not path.exists():
-            _download(url, path, sha256, md5, size)
-        else:
-            _verify(path, path, sha256, md5, size)
+        there = path.exists()
+        file = path if there else _fetch(url, path)
+        if md5:
+            with open(file, "rb") as content:
+                got = hashlib.file_digest(content, "md5").hexdigest()
+            if got != md5:
+                if not there:
+                    file.unlink()
+                advice = "delete it" if there else "the download was deleted"
+                raise BadInput(f"{path} has the wrong md5: expected {md5}, got {got}; {advice} and fetch it again.")
+        os.replace(file, path)
     return path
 
 
-def _download(url: str, path: Path, sha256: str | None, md5: str | None, size: int | None) -> None:
-    part = path.with_name(path.name + ".part")
-    by_hand = f"download {url} by hand and put it at {path}"
-    furthest, failures, done = _size(part), 0, False
-    while not done:
+def _fetch(url: str, path: Path) -> Path:
+    """The complete part."""
+    part, by_hand = path.with_name(path.name + ".part"), f"download {url} by hand and put it at {path}"
+    furthest, failures = _size(part), 0
+    while failures <= RETRIES:
         try:
-            done = _continue(url, part, path)
+            if _continue(url, part, path):
+                return part
             error = "the connection was cut"
         except urllib.error.HTTPError as refusal:
             error = f"HTTP status {refusal.code}"
@@ -178,90 +185,46 @@ def _download(url: str, path: Path, sha256: str | None, md5: str | None, size: i
                 raise BadInput(f"{url} was refused ({error}): {by_hand}.") from refusal
         except (OSError, http.client.HTTPException) as trouble:
             error = reason(trouble)
-        if _size(part) > furthest:
-            furthest, failures = _size(part), 0
-        elif not done:
-            failures += 1
-        if failures > RETRIES:
-            raise BadInput(f"cannot fetch {url} ({error}): check the network, or {by_hand}.")
-        if not done:
-            time.sleep(RETRY_WAIT)
-    _verify(part, path, sha256, md5, size)
-    os.replace(part, path)
+        failures = 0 if _size(part) > furthest else failures + 1
+        furthest = max(furthest, _size(part))
+        time.sleep(RETRY_WAIT)
+    raise BadInput(f"cannot fetch {url} ({error}): check the network, or {by_hand}.")
 
 
 def _continue(url: str, part: Path, path: Path) -> bool:
     """Append what the server still has to ``part``; True when the part is the whole file."""
-    have = _size(part)
+    have, writing = _size(part), partial(_writing, path, "; what was fetched is kept and a rerun continues it")
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as refusal:
         if refusal.code != 416:
             raise
-        total = _total(refusal.headers.get("Content-Range"))
-        if total == have:
-            return True
-        part.unlink()  # not a part of this file
-        return False
+        whole = refusal.headers.get("Content-Range") == f"bytes */{have}"
+        if not whole:
+            part.unlink()  # not a part of this file
+        return whole
     with response:
-        if response.status == 206:
-            content_range = response.headers.get("Content-Range", "")
-            total = _total(content_range)
-            if not content_range.startswith(f"bytes {have}-"):
-                part.unlink()
-                return False
-        else:  # the server ignores Range and starts over
-            have, length = 0, response.headers.get("Content-Length")
-            total = int(length) if length else None
-        with (
-            _open_to_write(part, "ab" if have else "wb", path) as file,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
-        ):
+        if response.status != 206:  # the server ignores Range and starts over
+            have = 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            return False
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with writing():
+            file = open(part, "ab" if have else "wb")  # noqa: SIM115
+        with file, tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=path.name) as bar:
             while chunk := response.read(CHUNK):
-                try:
+                with writing():
                     file.write(chunk)
                     file.flush()
-                except OSError as error:
-                    raise _cannot_write(path, error) from error
                 bar.update(len(chunk))
     return total is None or _size(part) == total
 
 
-def _open_to_write(part: Path, mode: str, path: Path):
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        return open(part, mode)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> BadInput:
-    return BadInput(f"cannot write {path}: {reason(error)}; what was fetched is kept and a rerun continues it.")
-
-
-def _total(content_range: str | None) -> int | None:
-    """The file's size in bytes from "bytes 5-9/10" or "bytes */10"."""
-    match = re.search(r"/(\d+)$", content_range or "")
-    return int(match[1]) if match else None
-
-
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _verify(file: Path, path: Path, sha256: str | None, md5: str | None, size: int | None) -> None:
-    """Compare ``file`` (``path`` itself, or its part, which is deleted when wrong) with what is expected."""
-    expected = {"size": size, "sha256": sha256, "md5": md5}
-    for what, right in expected.items():
-        if right is None:
-            continue
-        got = _size(file) if what == "size" else _digest(file, what)
-        if str(got) != str(right).lower():
-            advice = "delete it" if file == path else "the download was deleted"
-            if file != path:
-                file.unlink()
-            raise BadInput(f"{path} has the wrong {what}: expected {right}, got {got}; {advice} and fetch it again.")
 
 
 def reason(error: BaseException) -> str:
