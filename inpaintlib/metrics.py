@@ -2,7 +2,7 @@
 
 Everything is measured on photos quantised to uint8, as they would be stored, and in two regions: the *composite* (the
 whole photo) and the *hole*. An Inpainter leaves known pixels alone, so the composite's error is the hole's, diluted by
-the share of hole pixels r: mse = r mse_hole, and psnr = psnr_hole - 10 log10(r).
+the fraction of hole pixels r: mse = r mse_hole, and psnr = psnr_hole - 10 log10(r).
 
 ============= ========= ============================================================================================
 metric        better    definition
@@ -17,8 +17,8 @@ fid, kid      lower     pytorch-fid's Inception features of composites against t
                         ``_hole``: of the holes' bounding squares. Fewer than 10,000 photos bias FID upwards (it then
                         compares only methods of one TestSet): lead with KID, which has no bias. KID leaves out each
                         composite's pair with its own ground truth, so the ground truth scores 0
-sharpness     near 1    |Laplacian| of the prediction over that of the truth, each summed over the inner hole
-seam          near 0    mean |jump| across the hole's edge, less the truth's; a fraction of the range
+sharpness     near 1    |Laplacian| of the prediction over that of the ground truth, each summed over the inner hole
+seam          near 0    mean |jump| across the hole's edge, less the ground truth's; a fraction of the range
 ============= ========= ============================================================================================
 """
 
@@ -26,7 +26,7 @@ import gzip
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
-from tqdm.auto import tqdm
 
 from inpaintlib import DATA, RESULTS, BadInput, Inpainter, files, pretrained
 from inpaintlib.data import masks
@@ -52,7 +51,7 @@ OF_MACHINE = ("images_per_second", "seconds", "peak_memory_gb")
 GREY_LEVEL = 1 / 255
 RANGE_TOLERANCE = 1e-3  # of [0, 1]: less than what quantisation erases
 
-# one number for each photo: (B,), float64 -----------------------------------------------------------------------------
+# One number for each photo: float64 (B,), of photos (B, 3, H, W) in [0, 1] and masks bool (B, 1, H, W)
 
 
 def quantise(photos: Tensor) -> Tensor:
@@ -61,23 +60,22 @@ def quantise(photos: Tensor) -> Tensor:
 
 
 def mse(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error (B,) of photos (B, 3, H, W) in [0, 1], within the bool ``mask`` (B, 1, H, W) if given."""
+    """Mean squared error, within ``mask`` if given."""
     return _mean((prediction - truth).square(), mask)
 
 
 def l1(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean absolute error (B,), a fraction of the range, within ``mask`` if given."""
+    """Mean absolute error, a fraction of the range, within ``mask`` if given."""
     return _mean((prediction - truth).abs(), mask)
 
 
 def psnr(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB, within ``mask`` if given.
+    """Peak signal-to-noise ratio in dB, within ``mask`` if given.
 
     A perfect region, whose PSNR would be infinite, gets that of one channel of one pixel wrong by one grey level,
     48.1 + 10 log10(3 pixels) dB: finite, and above every other.
     """
-    everywhere = torch.ones_like(prediction[:, :1], dtype=torch.bool)
-    pixels = (everywhere if mask is None else mask).sum((1, 2, 3))
+    pixels = torch.full((len(truth),), truth[0, 0].numel()).to(truth) if mask is None else mask.sum((1, 2, 3))
     return _decibel(mse(prediction, truth, mask), pixels.double())
 
 
@@ -87,7 +85,7 @@ def _decibel(error: Tensor, pixels: Tensor) -> Tensor:
 
 
 def ssim(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Structural similarity (B,) in [-1, 1], torchmetrics' map averaged over the photo, or within ``mask``.
+    """Structural similarity in [-1, 1], torchmetrics' map averaged over the photo, or within ``mask``.
 
     The map's border, which sees mirrored padding, is averaged in: at 128 px that gives about .03 more than the usual
     average over the map cropped by the window's 5 px, because the known border of a composite scores 1.
@@ -102,7 +100,7 @@ def _ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def laplacian(photos: Tensor, mask: Tensor) -> Tensor:
-    """Sum (B,) of |4 pixel - its 4 neighbours| over the *inner* hole and the channels.
+    """Sum of |4 pixel - its 4 neighbours| over the *inner* hole and the channels.
 
     The inner hole are the hole pixels whose 4 neighbours exist and are hole: no seam enters. Scattered single pixels
     have none, and their sum is 0.
@@ -120,16 +118,16 @@ def _cross(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """|Laplacian| of the prediction over the truth's (B,): 1 as sharp, 0 flat; nan where the truth's inner hole is flat
-    or empty."""
+    """|Laplacian| of the prediction over the ground truth's: 1 as sharp, 0 flat; nan where the ground truth's inner
+    hole is flat or empty."""
     of_truth = laplacian(truth, mask)
     return torch.where(of_truth > 0, laplacian(prediction, mask) / of_truth, torch.nan)
 
 
 def seam(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Visibility of the hole's edge (B,): the mean |difference| of neighbours of which one is hole and one is known
-    (horizontal and vertical pairs, all channels), in the composite less in the truth. Below 0: smoother than the truth.
-    """
+    """Visibility of the hole's edge: the mean |difference| of neighbours of which one is hole and one is known
+    (horizontal and vertical pairs, all channels), in the composite less in the ground truth. Below 0: smoother than
+    the ground truth."""
     across, pairs = 0.0, 0
     for axis in (2, 3):
         edge = mask.diff(dim=axis)  # bool: exclusive or
@@ -145,16 +143,15 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return (values * mask).sum((1, 2, 3), dtype=torch.float64) / (values.shape[1] * mask.sum((1, 2, 3)))
 
 
-# one number for two sets of photos, from features ---------------------------------------------------------------------
+# One number for two sets of photos, from features
 
 
 def inception_score(logits: Tensor) -> float:
     """exp of the mean Kullback-Leibler divergence of photos' class probabilities from their mean, of logits (n, k).
 
     Salimans et al. 2016: from 1 (all photos alike, or none recognised) to k; higher is better; no ground truth enters.
-    Of its variants: the logits are the whole last layer's with its bias (1008 outputs), which the first TensorFlow code
-    left out, and all photos are one set, not a mean over ten splits. The "IScore" of Liu 2018 is lower for better and
-    something else.
+    Of its variants: the logits are the whole last layer's with its bias (1008 outputs), and all photos are one set, not
+    a mean over ten splits. The "IScore" of Liu 2018 is lower for better and something else.
     """
     log_p = logits.double().log_softmax(1)
     log_mean = log_p.logsumexp(0) - np.log(len(logits))
@@ -240,7 +237,7 @@ def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
     return occupied.int().argmax(1), occupied.shape[1] - occupied.flip(1).int().argmax(1)
 
 
-# a method on a set of photos ------------------------------------------------------------------------------------------
+# A method on a set of photos
 
 
 class Evaluation(dict):
@@ -254,11 +251,10 @@ class Evaluation(dict):
             of the metrics that are made of them ("" and "_hole").
     """
 
-    def __init__(self, metrics: dict, per_image: pd.DataFrame, composites: Tensor | None = None):
+    def __init__(self, metrics: dict, per_image: pd.DataFrame, composites: Tensor | None = None, features=None):
         super().__init__(metrics)
-        self.per_image = per_image
-        self.composites = composites
-        self.features: dict[str, tuple[Tensor, Tensor]] = {}
+        self.per_image, self.composites = per_image, composites
+        self.features: dict[str, tuple[Tensor, Tensor]] = features or {}
 
 
 def evaluate(
@@ -268,71 +264,76 @@ def evaluate(
     networks: Sequence[str] = NETWORKS,
     batch: int = 64,
     device: str | torch.device | None = None,
-    progress: bool = False,
 ) -> Evaluation:
     """Complete every photo of the test set and measure (see the table at the top of this file).
 
-    Args:
-        inpainter: ``(photos float (B, 3, H, W) in [0, 1], mask bool (B, 1, H, W)) -> photos``, known pixels untouched.
-            It is called without gradients, which it may enable.
-        networks: "lpips" adds lpips; "inception" adds fid, fid_hole, kid and kid_hole, and inception_score where
-            `pretrained.classifier` is there. The true photos' features are kept in ``data/prepared/features``.
-        batch: photos at a time.
-        device: where the inpainter and the networks run; the GPU if there is one, else the CPU.
-        progress: show a bar.
+    ``inpainter`` gets ``batch`` photos at a time on ``device`` (the GPU if there is one, else the CPU), without
+    gradients, which it may enable. To :func:`score`'s metrics come ``images_per_second`` of the inpainter alone (the
+    median batch, so that warming up does not count), ``seconds`` of the whole evaluation and ``peak_memory_gb`` (GiB;
+    of the GPU while inpainting, or of this process so far).
 
-    Besides the metrics: ``images_per_second`` of the inpainter alone (the median batch, so that warming up does not
-    count), ``seconds`` of the whole evaluation, ``peak_memory_gb`` (GiB; of the GPU while inpainting, or of this
-    process so far), ``test_set`` (hash), ``n_photos`` and ``n_pictures``.
-
-    Raises BadInput for an unknown network, and when the inpainter returns another shape, numbers that are not finite or
-    outside [0, 1], or known pixels that differ from the photo's.
+    Raises BadInput as `score`, and when the inpainter returns another shape, numbers that are not finite or outside
+    [0, 1], or known pixels that differ from the photo's.
     """
-    if unknown := set(networks) - set(NETWORKS):
-        raise BadInput(f"networks={sorted(unknown)} cannot measure: choose from {', '.join(NETWORKS)}.")
-    start = time.perf_counter()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = pretrained.inception(device) if "inception" in networks else None
-    if device.type == "cuda":
+    _check_networks(networks)
+    start, device = time.perf_counter(), _device(device)
+    gpu = device.type == "cuda"
+    if gpu:
         torch.cuda.reset_peak_memory_stats(device)
-
-    composites, rows, features, speeds, peaks, done = [], [], [], [], [0.0], 0
-    with torch.no_grad(), tqdm(total=len(test_set), unit="photo", disable=not progress) as bar:
+    composites, speeds, peaks, done = [], [], [], 0
+    with torch.no_grad():
         for photos, mask in test_set.batches(batch, device):
-            ids, pictures = (names[done : done + len(photos)] for names in (test_set.ids, test_set.pictures))
             before = time.perf_counter()
             filled = inpainter(photos.clone(), mask.clone())
-            if device.type == "cuda":
+            if gpu:
                 torch.cuda.synchronize(device)
             speeds.append(len(photos) / (time.perf_counter() - before))
             peaks.append(_peak_memory(device))
-            _check_contract(filled, photos, mask, ids)
-            composite = quantise(filled.float())
-            composites.append(composite.mul(255).round().byte().cpu())
-            rows.append(_measure(composite, photos, mask, "lpips" in networks).assign(id=ids, picture=pictures))
-            if network:
-                features.append(_features(network, composite, mask))
+            _check_contract(filled, photos, mask, test_set.ids[done : done + len(photos)])
+            composites.append(quantise(filled.float()).mul(255).round().byte().cpu())
             done += len(photos)
-            bar.update(len(photos))
+    found = score(torch.cat(composites), test_set, networks=networks, batch=batch, device=device)
+    speed = {"images_per_second": float(np.median(speeds)), "seconds": time.perf_counter() - start}
+    found |= speed | {"peak_memory_gb": max(peaks), "test_set": found.pop("test_set")}
+    return found
 
+
+@torch.no_grad()
+def score(
+    composites: Tensor,
+    test_set: TestSet,
+    *,
+    networks: Sequence[str] = NETWORKS,
+    batch: int = 64,
+    device: str | torch.device | None = None,
+) -> Evaluation:
+    """The metrics of completed photos, uint8 (n, 3, H, W), with ``test_set`` (hash), ``n_photos`` and ``n_pictures``.
+
+    ``networks``: "lpips" adds lpips; "inception" adds fid, fid_hole, kid and kid_hole, and inception_score where
+    `pretrained.classifier` is there. The true photos' features are kept in ``data/prepared/features``. Raises BadInput
+    for an unknown network.
+    """
+    _check_networks(networks)
+    device = _device(device)
+
+    def parts() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for some, (photos, mask) in zip(composites.split(batch), test_set.batches(batch, device), strict=True):
+            yield some.to(device).float() / 255, photos, mask
+
+    rows = [_measure(*part, "lpips" in networks) for part in parts()]
     per_image = pd.concat(rows, ignore_index=True)
-    per_image = per_image[["id", "picture", *per_image.columns.drop(["id", "picture"])]]
+    per_image.insert(0, "id", test_set.ids)
+    per_image.insert(1, "picture", test_set.pictures)
     metrics, pairs = summarise(per_image), {}
-    if network:
-        for where, ours in _join(features).items():
-            pairs[where] = ours, _truth_features(network, test_set, batch, device)[where]
+    if "inception" in networks:
+        network = pretrained.inception(device)
+        ours = _features(network, ((composite, mask) for composite, _, mask in parts()))
+        for where, truth in _truth_features(network, test_set, batch, device).items():
+            pairs[where] = ours[where], truth
             metrics[f"fid{where}"], metrics[f"kid{where}"] = fid(*pairs[where]), kid(*pairs[where], paired=True)
         if layer := pretrained.classifier():
             metrics["inception_score"] = inception_score(layer(pairs[""][0].float()))
-    metrics |= {
-        "images_per_second": float(np.median(speeds)),
-        "seconds": time.perf_counter() - start,
-        "peak_memory_gb": max(peaks),
-        "test_set": test_set.hash,
-    }
-    evaluation = Evaluation(metrics, per_image, torch.cat(composites))
-    evaluation.features = pairs
-    return evaluation
+    return Evaluation(metrics | {"test_set": test_set.hash}, per_image, composites, pairs)
 
 
 def summarise(per_image: pd.DataFrame) -> dict[str, float]:
@@ -364,47 +365,47 @@ def measure_trivial_fills(
     """
     folder = TRIVIAL_FILLS / test_set.hash[:16]
     with files.lock(folder):
-        kept, there = _read_trivial_fills(folder, test_set)
+        kept = _read_trivial_fills(folder, test_set)
+        signs = {"lpips": "lpips", "inception": "kid"}
+        there = {name for name, sign in signs.items() if kept and all(sign in one for one in kept.values())}
         if not (set(TRIVIAL.values()) <= set(kept) and set(networks) <= there):
             wanted, metrics, rows = [name for name in NETWORKS if name in {*there, *networks}], {}, []
             for fill, arm in TRIVIAL.items():
                 found = evaluate(classical.FILLS[fill], test_set, networks=wanted, device=device)
-                metrics[arm] = {name: _to_6_digits(value) for name, value in found.items() if name not in OF_MACHINE}
-                rows.append(found.per_image.assign(arm=arm))
-            table = pd.concat(rows).pipe(lambda t: t[["arm", *t.columns.drop("arm")]])
-            text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
+                metrics[arm] = {
+                    name: float(f"{value:.6g}") if isinstance(value, float) else value
+                    for name, value in found.items()
+                    if name not in OF_MACHINE
+                }
+                found.per_image.insert(0, "arm", arm)
+                rows.append(found.per_image)
+            text = pd.concat(rows).to_csv(index=False, float_format="%.5g", lineterminator="\n")
             files.write_atomically(folder / "per_image.csv.gz", gzip.compress(text.encode(), mtime=0))
             files.write_json(folder / "metrics.json", metrics)  # last: its presence says that all is there
-            kept, _ = _read_trivial_fills(folder, test_set)
+            kept = _read_trivial_fills(folder, test_set)
     return {arm: kept[arm] for arm in TRIVIAL.values()}
 
 
-def _read_trivial_fills(folder: Path, test_set: TestSet) -> tuple[dict[str, Evaluation], set[str]]:
-    """What is kept of a test set with these pictures, by arm, and the networks that all of it was measured with."""
+def _read_trivial_fills(folder: Path, test_set: TestSet) -> dict[str, Evaluation]:
+    """What is kept of a test set with these pictures, by arm; nothing where it is absent or damaged."""
     try:
         metrics = files.read_json(folder / "metrics.json")
         table = pd.read_csv(folder / "per_image.csv.gz", dtype={"id": str, "picture": str})
-        rows = dict(list(table.groupby("arm")))
-        kept = {
-            arm: Evaluation(of, rows[arm].drop(columns="arm").reset_index(drop=True)) for arm, of in metrics.items()
-        }
-        if any(list(one.per_image["picture"]) != list(test_set.pictures) for one in kept.values()):
-            return {}, set()
-    except (
-        BadInput,
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ):  # absent or damaged: it is measured again
-        return {}, set()
-    signs = {"lpips": "lpips", "inception": "kid"}
-    return kept, {network for network, sign in signs.items() if kept and all(sign in one for one in kept.values())}
+        rows = {arm: of.drop(columns="arm").reset_index(drop=True) for arm, of in table.groupby("arm")}
+        kept = {arm: Evaluation(of, rows[arm]) for arm, of in metrics.items()}
+    except (BadInput, OSError, LookupError, ValueError, TypeError, AttributeError):
+        return {}
+    fits = all(list(one.per_image["picture"]) == list(test_set.pictures) for one in kept.values())
+    return kept if fits else {}
 
 
-def _to_6_digits(value: float | str) -> float | str:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def _device(device: str | torch.device | None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _check_networks(networks: Sequence[str]) -> None:
+    if unknown := set(networks) - set(NETWORKS):
+        raise BadInput(f"networks={sorted(unknown)} cannot measure: choose from {', '.join(NETWORKS)}.")
 
 
 def _measure(prediction: Tensor, truth: Tensor, mask: Tensor, with_lpips: bool) -> pd.DataFrame:
@@ -431,34 +432,26 @@ def _measure(prediction: Tensor, truth: Tensor, mask: Tensor, with_lpips: bool) 
     return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
 
 
-def _features(network: torch.nn.Module, photos: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def _features(network: torch.nn.Module, parts: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Features (n, 2048) of the photos ("") and of their hole squares ("_hole"), of parts (photos, masks)."""
     with _full_precision():
-        return {"": network(photos).cpu(), "_hole": network(hole_crops(photos, mask)).cpu()}
+        found = [(network(photos).cpu(), network(hole_crops(photos, mask)).cpu()) for photos, mask in parts]
+    return dict(zip(("", "_hole"), map(torch.cat, zip(*found, strict=True)), strict=True))
 
 
-def _join(features: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {where: torch.cat([part[where] for part in features]) for where in features[0]}
-
-
-@torch.no_grad()
 def _truth_features(network, test_set: TestSet, batch: int, device: torch.device) -> dict[str, Tensor]:
-    """Features of the true photos and of their hole squares, from the disk if they are there."""
+    """Features of the true photos, from the disk if they are there."""
     path = FEATURES / f"{test_set.hash}.pt"
-    if (kept := _read_features(path, len(test_set))) is not None:
-        return kept
-    features = _join([_features(network, photos, mask) for photos, mask in test_set.batches(batch, device)])
-    buffer = io.BytesIO()
-    torch.save(features, buffer)
-    files.write_atomically(path, buffer.getvalue())
-    return features
-
-
-def _read_features(path: Path, n: int) -> dict[str, Tensor] | None:
     try:
         features = torch.load(path, weights_only=True)
-        return features if all(len(features[where]) == n for where in ("", "_hole")) else None
+        if all(len(features[where]) == len(test_set) for where in ("", "_hole")):
+            return features
     except Exception:  # absent or damaged: it is computed again
-        return None
+        pass
+    features = _features(network, test_set.batches(batch, device))
+    torch.save(features, buffer := io.BytesIO())
+    files.write_atomically(path, buffer.getvalue())
+    return features
 
 
 def _full_precision():
@@ -479,20 +472,17 @@ def _peak_memory(device: torch.device) -> float:
 def _check_contract(filled: Tensor, photos: Tensor, mask: Tensor, ids: Sequence[str]) -> None:
     if not isinstance(filled, Tensor) or filled.shape != photos.shape:
         what = f"shape {tuple(filled.shape)}" if isinstance(filled, Tensor) else type(filled).__name__
-        raise BadInput(
-            f"the inpainter returned {what}: return photos of the shape it was given, {tuple(photos.shape)}."
+        wrong = f"returned {what}: return photos of the shape it was given, {tuple(photos.shape)}"
+    elif not (finite := filled.isfinite().flatten(1).all(1)).all():
+        wrong = f"returned numbers that are not finite for photo {ids[int(finite.int().argmin())]}"
+    elif filled.min() < -RANGE_TOLERANCE or filled.max() > 1 + RANGE_TOLERANCE:
+        low, high = filled.min().item(), filled.max().item()
+        wrong = f"returned values from {low:.3g} to {high:.3g}: photos are in [0, 1], clamp them"
+    elif (change := ((filled - photos).abs() * ~mask).flatten(1).amax(1)).max() > RANGE_TOLERANCE:
+        wrong = (
+            f"changed known pixels of photo {ids[int(change.argmax())]} by up to {change.max():.3g}: "
+            "return torch.where(mask, prediction, photos)"
         )
-    finite = filled.isfinite().flatten(1).all(1)
-    if not finite.all():
-        raise BadInput(
-            f"the inpainter returned numbers that are not finite for photo {ids[int(finite.int().argmin())]}."
-        )
-    low, high = filled.min().item(), filled.max().item()
-    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        raise BadInput(f"the inpainter returned values from {low:.3g} to {high:.3g}: photos are in [0, 1], clamp them.")
-    change = ((filled - photos).abs() * ~mask).flatten(1).amax(1)
-    if change.max() > RANGE_TOLERANCE:
-        raise BadInput(
-            f"the inpainter changed known pixels of photo {ids[int(change.argmax())]} by up to {change.max():.3g}: "
-            "return torch.where(mask, prediction, photos)."
-        )
+    else:
+        return
+    raise BadInput(f"the inpainter {wrong}.")

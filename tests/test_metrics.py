@@ -69,7 +69,7 @@ def mid_grey(test_set) -> TestSet:
     return TestSet.make("grey", torch.full_like(test_set.photos, 100), test_set.masks(), test_set.ids)
 
 
-# Errors ---------------------------------------------------------------------------------------------------------------
+# Errors
 
 
 def test_constant_shift_has_its_closed_form(test_set):
@@ -142,7 +142,7 @@ def test_ssim_agrees_with_torchmetrics_and_skimage(test_set):
     np.testing.assert_allclose(metrics.ssim(truth, truth), 1, atol=1e-6)
 
 
-# Sharpness and seam ---------------------------------------------------------------------------------------------------
+# Sharpness and seam
 
 
 def test_sharpness_is_1_for_the_truth_0_for_a_flat_fill_and_linear_in_contrast(test_set):
@@ -183,7 +183,7 @@ def test_seam_counts_each_pair_across_the_edge_once():
     assert metrics.seam(filled, truth, mask).item() == pytest.approx((0.3 + 3 * 0.1) / 4 - 0.2 / 4)
 
 
-# FID and KID ----------------------------------------------------------------------------------------------------------
+# FID and KID
 
 
 def whitened(n: int, d: int) -> torch.Tensor:
@@ -365,7 +365,7 @@ def test_hole_crops_are_the_bounding_squares():
     assert torch.equal(crops[2:], whole)
 
 
-# evaluate -------------------------------------------------------------------------------------------------------------
+# Evaluate
 
 
 def test_metrics_have_the_names_of_the_format(test_set, monkeypatch):
@@ -442,6 +442,13 @@ def test_the_photo_at_fault_is_named(test_set):
         metrics.evaluate(one_wrong, test_set, networks=())
 
 
+def test_score_measures_what_evaluate_measures(test_set):
+    whole = metrics.evaluate(mean_fill, test_set, networks=())
+    scores = metrics.score(whole.composites, test_set, networks=(), batch=5)
+    assert set(whole) - set(scores) == {"images_per_second", "seconds", "peak_memory_gb"}
+    assert {name: scores[name] for name in scores} == {name: pytest.approx(whole[name], rel=1e-9) for name in scores}
+
+
 def test_unknown_networks_and_single_photos_are_refused(test_set, monkeypatch):
     with pytest.raises(BadInput, match=r"networks=\['vgg'\] cannot measure: choose from lpips, inception"):
         metrics.evaluate(mean_fill, test_set, networks=("vgg",))
@@ -450,7 +457,7 @@ def test_unknown_networks_and_single_photos_are_refused(test_set, monkeypatch):
         metrics.evaluate(mean_fill, some(test_set, 1), networks=("inception",))
 
 
-# Trivial fills --------------------------------------------------------------------------------------------------------
+# Trivial fills
 
 
 @pytest.fixture
