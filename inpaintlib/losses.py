@@ -14,7 +14,7 @@ from inpaintlib import BadInput
 POOLS = (4, 9, 16)
 """VGG-16's pool1, pool2 and pool3, by their place in torchvision's ``features``."""
 
-SCALINGS = {  # what VGG is given: (photo - mean) / deviation
+SCALINGS = {  # what VGG is given: (photo - mean) / standard deviation of each channel
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -27,9 +27,7 @@ class Features(nn.Module):
     Args:
         vgg: `pretrained.vgg16`, or any Sequential that takes what ``scaling`` makes of photos in [0, 1].
         layers: places in ``vgg``, ascending, after which features are taken.
-        scaling: ``imagenet`` (mean and deviation per channel), ``unit`` ([0, 1] as it is) or ``symmetric`` ([-1, 1]).
-
-    Raises BadInput for another scaling.
+        scaling: ``imagenet``, ``unit`` ([0, 1] as it is) or ``symmetric`` ([-1, 1]); BadInput for another.
     """
 
     def __init__(self, vgg: nn.Sequential, layers: tuple[int, ...] = POOLS, scaling: str = "imagenet"):

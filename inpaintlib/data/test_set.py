@@ -26,14 +26,10 @@ class TestSet:
     __test__ = False  # its name, to pytest, is that of a test class
 
     name: str
-    photos: Tensor
-    """uint8 (n, 3, H, W)"""
-    packed: np.ndarray
-    """The masks, eight pixels to a byte: uint8 (n, ceil(H·W / 8)), 1 = hole."""
-    ids: tuple[str, ...]
-    """What tells the photos apart, each its own."""
-    pictures: tuple[str, ...]
-    """The picture that each photo was cut from: photos of one picture are no independent samples."""
+    photos: Tensor  # uint8 (n, 3, H, W)
+    packed: np.ndarray  # the masks, eight pixels to a byte: uint8 (n, ceil(H·W / 8)), 1 = hole
+    ids: tuple[str, ...]  # of the photos, each its own
+    pictures: tuple[str, ...]  # that each photo was cut from: photos of one picture are no independent samples
 
     @classmethod
     def make(
@@ -41,10 +37,8 @@ class TestSet:
     ) -> "TestSet":
         """Copies uint8 photos (n, 3, H, W) and bool masks (n, 1, H, W), True = hole, to the CPU and freezes them.
 
-        ``pictures`` names the picture of each photo; without it each photo is a picture of its own, named by its id.
-
-        Raises BadInput for photos, masks, ids or pictures of another kind, shape or number, and for an id that occurs
-        twice.
+        Without ``pictures`` each photo is a picture of its own, named by its id. Raises BadInput for photos, masks, ids
+        or pictures of another kind, shape or number, and for an id that occurs twice.
         """
         if photos.dtype != torch.uint8 or photos.ndim != 4 or photos.shape[1] != 3 or not len(photos):
             raise BadInput(f"photos are {photos.dtype} {tuple(photos.shape)}: give uint8 (n, 3, H, W) with n >= 1.")
@@ -83,7 +77,8 @@ class TestSet:
     def masks(self, which: Which = slice(None)) -> Tensor:
         """The masks, or those of a slice or of some numbers: bool (n, 1, H, W), True = hole."""
         height, width = self.photos.shape[-2:]
-        bits = np.unpackbits(self.packed[_numpy(which)], axis=1, count=height * width)
+        rows = which if isinstance(which, slice) else np.asarray(which)
+        bits = np.unpackbits(self.packed[rows], axis=1, count=height * width)
         return torch.from_numpy(bits).bool().view(-1, 1, height, width)
 
     def photos01(self, which: Which = slice(None)) -> Tensor:
@@ -97,7 +92,3 @@ class TestSet:
         for start in range(0, len(self), batch):
             which = slice(start, start + batch)
             yield self.photos[which].to(device).float() / 255, self.masks(which).to(device)
-
-
-def _numpy(which: Which) -> slice | np.ndarray:
-    return which if isinstance(which, slice) else np.asarray(which)

@@ -5,7 +5,6 @@ PatchMatch, is in none of the libraries kept here, so it is not offered.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import cv2
 import numpy as np
@@ -33,18 +32,13 @@ def mean_colour(photos: Tensor, mask: Tensor) -> Tensor:
 
 
 def membrane(photos: Tensor, mask: Tensor) -> Tensor:
-    """The solution of Laplace's equation: each hole pixel is the mean of its neighbours inside the photo.
-
-    `poisson.blend` of a source without gradients. One sparse factorisation for each different mask.
-    """
+    """The solution of Laplace's equation: each hole pixel is the mean of its neighbours inside the photo."""
     return poisson.blend(photos, torch.zeros_like(photos), mask)
 
 
 def telea(photos: Tensor, mask: Tensor, radius: float = 3) -> Tensor:
-    """Fast marching (Telea 2004, OpenCV): each pixel is a weighted mean of what is known within ``radius`` px.
-
-    On 8 bits a channel. Raises BadInput also for a radius below 1.
-    """
+    """Fast marching (Telea 2004, OpenCV, 8 bits a channel): each pixel is a weighted mean of what is known within
+    ``radius`` px. Raises BadInput also for a radius below 1."""
     return _opencv(photos, mask, radius, cv2.INPAINT_TELEA)
 
 
@@ -54,33 +48,24 @@ def navier_stokes(photos: Tensor, mask: Tensor, radius: float = 3) -> Tensor:
 
 
 def biharmonic(photos: Tensor, mask: Tensor) -> Tensor:
-    """The smoothest surface through the known pixels (biharmonic equation, Damelin 2018, scikit-image).
-
-    One sparse solve for each connected hole.
-    """
+    """The smoothest surface through the known pixels (biharmonic equation, Damelin 2018, scikit-image)."""
     return _each(lambda photo, hole: inpaint_biharmonic(photo, hole, channel_axis=-1), photos, mask)
 
 
 FILLS: dict[str, Inpainter] = {
-    "grey": grey,
-    "mean_colour": mean_colour,
-    "membrane": membrane,
-    "telea": telea,
-    "navier_stokes": navier_stokes,
-    "biharmonic": biharmonic,
+    fill.__name__: fill for fill in (grey, mean_colour, membrane, telea, navier_stokes, biharmonic)
 }
 
 
 def _opencv(photos: Tensor, mask: Tensor, radius: float, method: int) -> Tensor:
     if radius < 1:
         raise BadInput(f"radius: {radius} px will not do; it must be at least 1")
-    return _each(partial(_opencv_fill, radius=radius, method=method), photos, mask)
 
+    def fill(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        blanked = np.where(hole[..., None], photo[~hole].mean(0), photo)  # OpenCV's fill looks into the hole a little
+        return cv2.inpaint(np.round(blanked * 255).astype(np.uint8), hole.astype(np.uint8), radius, method) / 255
 
-def _opencv_fill(photo: np.ndarray, hole: np.ndarray, radius: float, method: int) -> np.ndarray:
-    """OpenCV lets some of the hole's content into its fill, so the hole is given the mean known colour first."""
-    blanked = np.where(hole[..., None], photo[~hole].mean(0), photo)
-    return cv2.inpaint(np.round(blanked * 255).astype(np.uint8), hole.astype(np.uint8), radius, method) / 255
+    return _each(fill, photos, mask)
 
 
 def _each(fill: Callable[[np.ndarray, np.ndarray], np.ndarray], photos: Tensor, mask: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def blend(photo: Tensor, source: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         photo: (B,C,H,W) or (C,H,W) in [0,1]; what lies in its hole has no influence.
-        source: of the same shape; its gradients count, not its level, so it may leave [0,1]: the truth plus a constant
-            gives the truth back. It is also read at the known pixels beside the hole.
+        source: of the same shape; its gradients count, not its level, so it may leave [0,1]: the ground truth plus a
+            constant gives the ground truth back. It is also read at the known pixels beside the hole.
         mask: bool (B,1,H,W), or (1,1,H,W), (1,H,W) or (H,W) for all photos; True = hole.
 
     Returns the blended photos with the photo's shape, dtype and device; known pixels are bit-identical.
