@@ -267,6 +267,20 @@ def files(given: Sequence[str | Path]) -> list[Path]:
     return list(stems.values())
 
 
+def fill_each(pixels: np.ndarray, hole: np.ndarray, fillers: dict[str, Loaded], blend: bool = False
+              ) -> tuple[dict[str, np.ndarray | None], list[str]]:  # fmt: skip
+    """What each method makes of a photo, None where it cannot, and a sentence for each that cannot."""
+    fills, sentences = {}, []
+    for name, filler in fillers.items():
+        try:
+            fills[name] = fill(pixels, hole, filler, blend)
+        except BadInput as error:
+            can = ", ".join(other for other, one in METHODS.items() if not one.study)
+            sentences.append(f"{name} cannot fill this hole ({error}); these can: {can}")
+            fills[name] = None
+    return fills, sentences
+
+
 def run(photos: Sequence[str], mask: str, names: Sequence[str], out: Path, checkpoint: str | None = None,
         blend: bool = False, device: str = "auto") -> int:  # fmt: skip
     """Fills each photo with each method into ``out``: <photo>_<method>.png, and contact_sheet.png of all.
@@ -276,45 +290,53 @@ def run(photos: Sequence[str], mask: str, names: Sequence[str], out: Path, check
     """
     if checkpoint and len(names) > 1:
         raise BadInput("--checkpoint: is of one method; name only that one with --method")
-    paths, chosen = files(photos), {name: method(name) for name in names}
-    fillers = {name: one.load(checkpoint, device) for name, one in chosen.items()}
+    paths, fillers = files(photos), {name: method(name).load(checkpoint, device) for name in names}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{out}: cannot be made a folder ({reason(error)}); name another with --out") from error
     rows, wrong, right = [], 0, 0
     for path in tqdm(paths, unit="photo", desc="inpaint"):
+        said = []
         try:
             photo = read(path)
+            said += [photo.note] if photo.note else []
             hole = hole_of(photo, path, mask)
+            fills, failed = fill_each(photo.pixels, hole, fillers, blend)
+            said += [f"{path}: {sentence}" for sentence in failed]
+            wrong += len(failed)
+            rows.append(row(photo.pixels, hole, fills, path.name))
+            for name, filled in fills.items():
+                if filled is not None:
+                    save(filled, out / f"{path.stem}_{name}.png", photo.profile)
+                    right += 1
         except BadInput as error:
-            wrong += _say(str(error))
-            continue
-        if photo.note:
-            _say(photo.note)
-        cells = [_cell(np.where(hole[..., None], 128, photo.pixels).astype(np.uint8), path.name)]
-        for name, filler in fillers.items():
-            try:
-                filled = Image.fromarray(fill(photo.pixels, hole, filler, blend))
-                filled.save(out / f"{path.stem}_{name}.png", compress_level=1, icc_profile=photo.profile)
-                cells.append(_cell(np.asarray(filled), METHODS[name].title))
-                right += 1
-            except BadInput as error:
-                can = ", ".join(other for other, one in METHODS.items() if not one.study)
-                wrong += _say(f"{path}: {name} cannot fill this hole ({error}); these can: {can}")
-                cells.append(_cell(np.full((1, 1, 3), 255, np.uint8), f"{METHODS[name].title}: not filled"))
-        rows.append(Image.fromarray(np.concatenate(cells, 1)))
+            said.append(str(error))
+            wrong += 1
+        for sentence in said:
+            tqdm.write(f"inpaintlib: {sentence}", file=sys.stderr)
     for i in range(0, len(rows), ROWS):
         figures.stacked(rows[i : i + ROWS]).save(out / f"contact_sheet{f'_{i // ROWS + 1}' if i else ''}.png")
     return 0 if not wrong else 1 if right else 2
 
 
-def _say(sentence: str) -> int:
-    tqdm.write(f"inpaintlib: {sentence}", file=sys.stderr)
-    return 1
+def save(pixels: np.ndarray, path: Path, profile: bytes | None = None) -> Path:
+    """Writes a PNG. BadInput where it cannot be written."""
+    try:
+        Image.fromarray(pixels).save(path, compress_level=1, icc_profile=profile)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({reason(error)}); make room, or name another folder") from error
+    return path
 
 
-def _cell(pixels: np.ndarray, text: str) -> np.ndarray:
-    """A picture of the contact sheet, its name above it."""
-    return np.asarray(figures.caption(np.asarray(ImageOps.pad(Image.fromarray(pixels), (CELL, CELL), color="white")),
-                                      text))  # fmt: skip
+def row(pixels: np.ndarray, hole: np.ndarray, fills: dict[str, np.ndarray | None], name: str) -> Image.Image:
+    """A photo with its hole in grey and what each method made of it, side by side, small; white where it failed."""
+    cells = {name: np.where(hole[..., None], np.uint8(128), pixels)}
+    for key, filled in fills.items():
+        title = METHODS[key].title
+        cells[title if filled is not None else f"{title}: not filled"] = filled
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    small = [ImageOps.pad(Image.fromarray(blank if cell is None else cell), (CELL, CELL), color="white")
+             for cell in cells.values()]  # fmt: skip
+    captioned = [np.asarray(figures.caption(np.asarray(cell), text)) for cell, text in zip(small, cells, strict=True)]
+    return Image.fromarray(np.concatenate(captioned, 1))
