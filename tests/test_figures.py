@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from inpaintlib.harness import figures
+from inpaintlib.studies import context_encoder
+from inpaintlib.studies import medfe as branches
 from inpaintlib.training import strip
 
 
@@ -109,7 +111,7 @@ def test_every_panel_of_losses_says_what_its_axis_is():
 
 def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
     runs = pd.DataFrame({"arm": ["a", "b", "a", "b"], "fid": [1.0, 5.0, 3.0, np.nan]})
-    axes = figures.every_seed(runs, "fid", ["b", "a"], gap=0.5, of="published").axes[0]
+    axes = branches.every_seed(runs, "fid", ["b", "a"], gap=0.5, of="published").axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 5.0]], [[1, 1.0], [1, 3.0]]]
     means_and_bar = [segment.tolist() for lines in axes.collections for segment in lines.get_segments()]
     assert means_and_bar == [[[-0.25, 5], [0.25, 5]], [[0.75, 2], [1.25, 2]], [[2, 2.75], [2, 3.25]]]
@@ -119,7 +121,7 @@ def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
 def test_intervals_are_drawn_where_the_table_says():
     table = pd.DataFrame({"metric": ["m", "m", "other"], "ratio": [1.0, np.inf, 1.0], "value": [2.0, 3.0, 9.0],
                           "ci_low": [1.5, np.nan, 9], "ci_high": [2.25, np.nan, 9]})  # fmt: skip
-    axes = figures.intervals(table, "m", "ratio", name=figures.ratio_label)
+    axes = figures.intervals(table, "m", "ratio", name=context_encoder.ratio_label)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["×1", "reconstruction only"]
     segments = axes.collections[0].get_segments()
     assert [segment[:, 1].tolist() for segment in segments] == [[1.5, 2.25], [3.0, 3.0]]
@@ -127,7 +129,7 @@ def test_intervals_are_drawn_where_the_table_says():
 
 @pytest.mark.parametrize(("ratio", "label"), [(0, "adversarial only"), (500, "×500"), (np.inf, "reconstruction only")])
 def test_ratio_labels(ratio, label):
-    assert figures.ratio_label(ratio) == label
+    assert context_encoder.ratio_label(ratio) == label
 
 
 def test_gifs_hold_every_frame_in_order_and_rest_on_the_last(tmp_path):

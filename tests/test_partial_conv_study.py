@@ -37,7 +37,7 @@ def no_nvidia(monkeypatch):
 
 def test_every_photo_has_a_hole_of_every_cell():
     photos = noise(3)
-    found = partial_conv.table1("photos", photos, ["a", "b", "c"], ["x", "x", "y"], "generated")
+    found = partial_conv.twelve_cell_test_set("photos", photos, ["a", "b", "c"], ["x", "x", "y"], "generated")
     holes, ratio = found.masks().view(3, 12, 64, 64), masks.hole_ratio(found.masks()).view(3, 12)
     for i, (low, high, border) in enumerate(partial_conv.CELLS.itertuples(index=False)):
         assert ((ratio[:, i] > low) & (ratio[:, i] <= high)).all()
@@ -58,7 +58,7 @@ def test_nvidias_masks_go_to_their_cells_and_are_taken_where_they_are(tmp_path, 
             Image.fromarray(hole).save(picture := BytesIO(), "PNG")
             archive.writestr(f"testing_mask_dataset/{1000 * thousand:05}.png", picture.getvalue())
     monkeypatch.setattr(partial_conv.datasets, "locate", lambda name: tmp_path / f"{name.split('_')[2]}_mask.zip")
-    found = partial_conv.table1("photos", noise(2), "ab", "ab", "auto")
+    found = partial_conv.twelve_cell_test_set("photos", noise(2), "ab", "ab", "auto")
     assert found.name == "photos, NVIDIA's masks"
     expected = torch.cat([masks.irregular(1, 64, 7, ratio, "clear") for ratio in masks.RATIO_BINS for _ in range(2)])
     assert torch.equal(found.masks(), torch.cat([expected, expected]))  # one mask a cell, repeated
@@ -67,12 +67,14 @@ def test_nvidias_masks_go_to_their_cells_and_are_taken_where_they_are(tmp_path, 
 
 def test_without_nvidias_masks_auto_takes_ours_and_nvidia_says_so(no_nvidia):
     photos = noise(1)
-    auto, generated = (partial_conv.table1("p", photos, "a", "a", source) for source in ("auto", "generated"))
+    auto, generated = (
+        partial_conv.twelve_cell_test_set("p", photos, "a", "a", source) for source in ("auto", "generated")
+    )
     assert auto.hash == generated.hash
     with pytest.raises(BadInput, match="nvidia_masks_test is not here"):
-        partial_conv.table1("p", photos, "a", "a", "nvidia")
+        partial_conv.twelve_cell_test_set("p", photos, "a", "a", "nvidia")
     with pytest.raises(BadInput, match="test_masks: 'ours' will not do; it must be one of auto, nvidia, generated"):
-        partial_conv.table1("p", photos, "a", "a", "ours")
+        partial_conv.twelve_cell_test_set("p", photos, "a", "a", "ours")
 
 
 def test_one_hole_of_each_cell():
@@ -155,7 +157,7 @@ def test_fill_deviation_and_valid_l1_in_closed_form():
 
 
 def test_partial_convolutions_do_not_depend_on_what_the_hole_held_and_plain_ones_do():
-    test_set = partial_conv.table1("p", noise(1, 32), "a", "a", "generated")
+    test_set = partial_conv.twelve_cell_test_set("p", noise(1, 32), "a", "a", "generated")
     choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
     partial, plain = (PartialConvNet(Settings(**choices, conv=conv), device="cpu") for conv in ("partial", "plain"))
     assert (partial_conv.fill_deviation(partial, test_set) == 0).all()
@@ -193,7 +195,7 @@ def test_a_hole_of_half_the_side_closes_in_the_layer_that_follows_from_its_width
 
 
 def test_all_measures_of_a_network_on_twelve_cells():
-    test_set = partial_conv.table1("p", noise(2, 32), "ab", "ab", "generated")
+    test_set = partial_conv.twelve_cell_test_set("p", noise(2, 32), "ab", "ab", "generated")
     choices = {"size": 32, "width": 4, "bank": 6, "perceptual_weight": 0.0, "style_weight": 0.0}
     for conv in ("partial", "plain"):
         found = partial_conv.measure(PartialConvNet(Settings(**choices, conv=conv), device="cpu"), test_set)
@@ -421,14 +423,14 @@ def test_zoom_lies_where_the_hole_is():
     figures.style()
     photo, hole = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), bool)
     photo[2:12, 25:35], hole[2:12, 25:35] = 255, True
-    figure = figures.zoomed({"input": photo, "truth": photo}, side=0.25, where=hole)
+    figure = partial_conv.zoomed({"input": photo, "truth": photo}, side=0.25, where=hole)
     assert all((ax.images[0].get_array() == 255).all() for ax in figure.axes[2:])
     assert [ax.get_title(loc="center") for ax in figure.axes[:2]] == ["input", "truth"]
 
 
 def test_errors_by_hole_are_drawn_at_their_bins_in_their_panels():
     rows = partial_conv.CELLS.assign(arm="full", metric="l1", value=RISING, ci_low=RISING - 0.01, ci_high=RISING + 0.01)
-    figure = figures.by_hole(rows, "l1", ["full"], scale=100)
+    figure = partial_conv.by_hole(rows, "l1", ["full"], scale=100)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["border: touching", "border: clear"]
     x, y = figure.axes[1].lines[0].get_data()
     assert y == pytest.approx([1, 2, 3, 4, 5, 6])

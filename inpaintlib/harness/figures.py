@@ -45,6 +45,24 @@ def subplots(*shape: int, **options) -> tuple[plt.Figure, plt.Axes | np.ndarray]
     return figure, axes
 
 
+def bare(ax: plt.Axes) -> None:
+    """An axes that shows a picture: no ticks, no grid, no frame."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
+def legend(ax: plt.Axes) -> None:
+    """The legend beside the panel, where it hides nothing."""
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def ends(rows: pd.DataFrame, scale: float = 1.0) -> list[pd.Series]:
+    """How far each interval of rows of a tidy table reaches below and above its value; 0 where there is none."""
+    reach = rows["value"] - rows["ci_low"], rows["ci_high"] - rows["value"]
+    return [scale * each.fillna(0).clip(0) for each in reach]
+
+
 def save(figure: plt.Figure, path: Path) -> plt.Figure:
     """Writes the figure (.png; .jpg for photos; folders are made) and hands it on, so that a notebook shows it too.
 
@@ -59,16 +77,6 @@ def save(figure: plt.Figure, path: Path) -> plt.Figure:
         with Image.open(path) as picture:
             picture.convert("RGB").quantize(256).save(path, optimize=True)
     return figure
-
-
-def ordered_colours(n: int) -> list[tuple]:
-    """n colours from dark to light for a quantity that has an order, such as the loss ratio."""
-    return [plt.cm.viridis(x) for x in np.linspace(0.0, 0.88, max(n, 1))]
-
-
-def ratio_label(ratio: float) -> str:
-    """0 -> "adversarial only", inf -> "reconstruction only", else "×100"."""
-    return {0.0: "adversarial only", np.inf: "reconstruction only"}.get(ratio, f"×{ratio:g}")
 
 
 def split_strip(path: Path, size: int | None = None) -> list[np.ndarray]:
@@ -98,9 +106,7 @@ def grid(rows: dict[str, Sequence[np.ndarray]], columns: int | None = None, zoom
     )  # fmt: skip
     for (label, line), ax in zip(lines.items(), axes[:, 0], strict=True):
         ax.imshow(line, interpolation="nearest")
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
+        bare(ax)
         ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     return figure
 
@@ -132,7 +138,7 @@ def curves(
                 ls=("-", (0, (4, 4)))[i % 2])  # fmt: skip
         ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=colour, alpha=0.15, lw=0)
     ax.set(xlabel="training length, kimg" if x == "kimg" else x, ylabel=label or column)
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    legend(ax)
     return ax
 
 
@@ -159,8 +165,7 @@ def intervals(
     rows = table[table["metric"] == metric]
     ax = ax or subplots(figsize=(6.4, 3.4))[1]
     x = np.arange(len(rows))
-    low, high = (rows["value"] - rows["ci_low"]).fillna(0), (rows["ci_high"] - rows["value"]).fillna(0)
-    ax.errorbar(x, rows["value"], yerr=[low.clip(0), high.clip(0)], fmt="o", capsize=4, color=PALETTE[0])
+    ax.errorbar(x, rows["value"], yerr=ends(rows), fmt="o", capsize=4, color=PALETTE[0])
     ax.set_xticks(x, [name(value) for value in rows[by]])
     ax.set(ylabel=label or metric, xlim=(-0.5, len(rows) - 0.5))
     return ax
@@ -181,23 +186,6 @@ def panels(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable
     return figure
 
 
-def every_seed(runs: pd.DataFrame, metric: str, arms: Sequence[str], gap: float = 0.0, of: str = "") -> plt.Figure:
-    """One point a run of a table of runs, arm by arm, with each arm's mean; beside them a bar as long as a published
-    difference ``gap``, with the label ``of``."""
-    figure, ax = subplots(figsize=(0.8 * len(arms) + 2, 3.4))
-    for i, arm in enumerate(arms):
-        values = runs.loc[runs["arm"] == arm, metric].dropna()
-        ax.plot(np.full(len(values), i), values, ".", color=PALETTE[0], alpha=0.7)
-        ax.hlines(values.mean(), i - 0.25, i + 0.25, color=PALETTE[1])
-    if gap:
-        middle = runs[metric].mean()
-        ax.vlines(len(arms), middle - gap / 2, middle + gap / 2, color=PALETTE[3], lw=4)
-        ax.text(len(arms) + 0.15, middle, of, va="center", fontsize=8)
-    ax.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set(ylabel=metric, xlim=(-0.5, len(arms) + (1.6 if gap else -0.5)))
-    return figure
-
-
 def forest(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable = str) -> plt.Figure:
     """Means and intervals of metrics (name -> label) side by side, a line for each value of ``by``, named once."""
     names = list(dict.fromkeys(table[by]))
@@ -205,8 +193,7 @@ def forest(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable
                             squeeze=False)  # fmt: skip
     for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
         rows = table[table["metric"] == metric].set_index(by).reindex(names)
-        ends = [(rows["value"] - rows["ci_low"]).fillna(0), (rows["ci_high"] - rows["value"]).fillna(0)]
-        ax.errorbar(rows["value"], range(len(names)), xerr=ends, fmt="o", capsize=3, color=PALETTE[0])
+        ax.errorbar(rows["value"], range(len(names)), xerr=ends(rows), fmt="o", capsize=3, color=PALETTE[0])
         ax.set(title=label)
     axes[0, 0].set_yticks(range(len(names)), [name(value) for value in names])
     axes[0, 0].invert_yaxis()
@@ -274,23 +261,6 @@ def _standardised(row) -> list[float]:
         return [(x - centre) / (row.limit if row.limit > 0 else half) for x in found]
     sign, unit = -1 if row.direction in ("less", "decreasing") else 1, row.detectable if row.detectable > 0 else half
     return [(sign * x - (0.0 if np.isnan(row.limit) else row.limit)) / (unit or 1.0) for x in found]
-
-
-def tradeoff(
-    points: pd.DataFrame, x: str, y: str, by: str, *, name: Callable = str, xlabel: str = "", ylabel: str = ""
-) -> plt.Figure:
-    """One point a run, coloured by arm, the arms' means joined in order: what one metric costs in another."""
-    figure, ax = subplots(figsize=(6.4, 4))
-    arms = list(dict.fromkeys(points[by]))
-    means = points.groupby(by)[[x, y]].mean().loc[arms]
-    ax.plot(means[x], means[y], color="0.75", lw=1, zorder=0)
-    for arm, colour in zip(arms, ordered_colours(len(arms)), strict=True):
-        some = points[points[by] == arm]
-        ax.scatter(some[x], some[y], color=colour, s=26, alpha=0.6)
-        ax.scatter(*means.loc[arm], color=colour, s=90, edgecolor="white", label=name(arm))
-    ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
-    ax.legend(fontsize=8)
-    return figure
 
 
 def live(history: pd.DataFrame) -> None:
@@ -372,18 +342,6 @@ def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int 
     return gif(pictures, path, 400)
 
 
-def step_through(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 4) -> Path:
-    """The GIF that steps through arms: the last frame of each, the ground truth below."""
-    truth = np.concatenate(split_strip(next(iter(runs.values())) / "truth.png")[:columns], 1)
-    fills = {label: np.concatenate(split_strip(frames(folder)[-1])[:columns], 1) for label, folder in runs.items()}
-    return gif(
-        [stacked([caption(row, label, zoom), caption(truth, "ground truth", zoom)]) for label, row in fills.items()],
-        path,
-        1100,
-        1,
-    )
-
-
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures of one width below each other."""
     canvas = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), "white")
@@ -392,105 +350,6 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
         canvas.paste(picture, (0, top))
         top += picture.height
     return canvas
-
-
-def zoomed(pictures: dict[str, np.ndarray], side: float = 0.4, where: np.ndarray | None = None) -> plt.Figure:
-    """Labelled photos (H,W,3) in a row and, below, a square part of each, enlarged.
-
-    ``side`` of the square over the photo's; it lies where most of the map ``where`` (H,W) is, else in the middle.
-    """
-    size = next(iter(pictures.values())).shape[0]
-    side = max(2, round(side * size))
-    weight = np.ones((size, size)) if where is None else where.astype(float)
-    sums = np.pad(weight.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    best = np.argwhere(inside == inside.max())
-    top, left = best[np.square(best - (size - side) / 2).sum(1).argmin()]
-    figure, axes = subplots(2, len(pictures), squeeze=False, figsize=(1.5 * len(pictures), 3.2))
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
-    for (label, photo), (whole, part) in zip(pictures.items(), axes.T, strict=True):
-        whole.imshow(photo, interpolation="nearest")
-        whole.add_patch(plt.Rectangle((left - 0.5, top - 0.5), side, side, fill=False, color="white", lw=1))
-        whole.set_title(label, fontsize=8, loc="center", weight="normal")
-        part.imshow(photo[top : top + side, left : left + side], interpolation="nearest")
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
-    return figure
-
-
-def by_hole(table: pd.DataFrame, metric: str, arms: Sequence[str], label: str = "", scale: float = 1.0) -> plt.Figure:
-    """One metric against the masked fraction of the photo, a line an arm with its interval, a panel a border rule.
-
-    ``table``: tidy rows with ``arm``, ``hole_low``, ``hole_high`` and ``border``; values are multiplied by ``scale``.
-    """
-    rows = table[table["metric"] == metric]
-    borders = [border for border in ("touching", "clear") if border in set(rows["border"])]
-    figure, axes = subplots(1, len(borders), figsize=(4.2 * len(borders), 3.3), sharey=True, squeeze=False)
-    for ax, border in zip(axes[0], borders, strict=True):
-        for i, arm in enumerate(arms):
-            colour, dashes = PALETTE[i % len(PALETTE)], "-" if i < len(PALETTE) else "--"
-            line = rows[(rows["arm"] == arm) & (rows["border"] == border)].sort_values("hole_low")
-            x = 50 * (line["hole_low"] + line["hole_high"]) + 0.5 * (i - len(arms) / 2)
-            ends = [(line["value"] - line["ci_low"]).fillna(0), (line["ci_high"] - line["value"]).fillna(0)]
-            ends = [scale * end.clip(0) for end in ends]
-            ax.errorbar(x, scale * line["value"], ends, label=arm, marker=".", capsize=2, color=colour, ls=dashes)
-        ax.set(title=f"border: {border}", xlabel="masked, % of the photo")
-    axes[0, 0].set_ylabel(label or metric)
-    axes[0, -1].legend(fontsize=8)
-    return figure
-
-
-def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = (2, 4, 8)) -> plt.Figure:
-    """Power of the fill over the ground truth's, dB, against frequency: one line an arm, its mean over seeds and range.
-
-    Grey lines mark the ``periods`` (px) at which strided layers can leave a grid.
-    """
-    figure, ax = subplots(figsize=(6.8, 3.6))
-    for period in periods:
-        ax.axvline(1 / period, color="0.8", lw=1, zorder=0)
-        ax.text(1 / period, 1, f"{period} px ", transform=ax.get_xaxis_transform(), fontsize=8, ha="right", va="top")
-    for i, (arm, runs) in enumerate(found.items()):
-        x = runs[0]["frequency"]
-        lines = np.array([10 * np.log10(run["fill"] / run["truth"]) for run in runs])
-        colour = PALETTE[i % len(PALETTE)]
-        ax.plot(x, lines.mean(0), label=arm, color=colour, marker=".", ls="-" if i < len(PALETTE) else "--")
-        ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
-    ax.axhline(0, color="0.4", lw=1)
-    ax.set(xlabel="frequency, cycles a pixel", ylabel="power of the fill over the ground truth, dB")
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray, side: int = 192) -> Path:
-    """The GIF of a mask that closes layer by layer: valid maps bool (1,1,h,w) of any size, white = valid.
-
-    Beside each map the ``photo`` (H,W,3), of which the parts are dark that no valid pixel has reached.
-    """
-    pictures, lit = [], np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR))
-    for valid, label in zip(maps, labels, strict=True):
-        grey = np.repeat(np.asarray(valid[0, 0], np.uint8)[..., None] * 255, 3, 2)
-        closed = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.NEAREST))
-        reached = (lit * (0.2 + 0.8 * closed / 255)).astype(np.uint8)
-        pictures.append(caption(np.concatenate([closed, reached], 1), label))
-    return gif(pictures, path, 700, 3)
-
-
-def growing(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 3) -> Path:
-    """The GIF of one photo whose hole grows: input, each arm's fill, ground truth, from strips that the runs left."""
-    folder = next(iter(runs.values()))
-    rows = {"input": split_strip(folder / "growing_input.png")}
-    rows |= {label: split_strip(run / "growing.png") for label, run in runs.items()}
-    rows |= {"ground truth": split_strip(folder / "growing_truth.png") * len(rows["input"])}
-    pictures = []
-    for i in range(len(rows["input"])):
-        cells = [caption(photos[i], label, zoom) for label, photos in rows.items()]
-        lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-        blank = Image.new("RGB", cells[0].size, "white")
-        lines = [[np.asarray(cell) for cell in (line + [blank] * columns)[:columns]] for line in lines]
-        pictures.append(stacked([Image.fromarray(np.concatenate(line, 1)) for line in lines]))
-    return gif(pictures, path, 180, 6)
 
 
 def source(function: Callable) -> display.Markdown:

@@ -1,5 +1,6 @@
 """The catalogue of all methods that fill holes: what each is called, where its network lies, which holes it fills."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -228,7 +229,7 @@ def test_sets(photos: Tensor, ids: Sequence[str], pictures: Sequence[str], name:
     """uint8 photos (n,3,S,S) under each of MASKS; those of ``irregular`` in each of the twelve cells of Liu 2018."""
     plain = "+".join(kind for kind in MASKS if kind != "irregular")
     sets = latent_study.masked_sets(plain, name, photos, list(ids), list(pictures))
-    sets["irregular"] = partial_study.table1(name, photos, ids, pictures, "generated")
+    sets["irregular"] = partial_study.twelve_cell_test_set(name, photos, ids, pictures, "generated")
     return {kind: sets[kind] for kind in MASKS}
 
 
@@ -306,34 +307,40 @@ def training(run: Run | None) -> dict[str, Any]:
 
 
 def measure(found: dict[str, list[Run | None]], sets: dict[str, TestSet], measured_with: Sequence[str] = (),
-            device: str = "auto", progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Every method's networks on every set that it can fill: per_image, whose PARTS tell them apart, with the seconds
-    that a photo took in a batch of 32; and a row for each network: its ``weights`` and what :func:`training` says."""
-    measured, costs, due = [], [], [(name, run) for name, runs in found.items() for run in runs]
-    with tqdm(due, unit="network", disable=not progress) as bar:
-        for name, run in bar:
-            bar.set_postfix_str(name)
-            loaded, seed = METHODS[name].load(run and run.folder, device), run.parameters["seed"] if run else 0
-            costs.append({"arm": name, "seed": seed, "weights": loaded.parameters, **training(run)})
-            for kind, test_set in sets.items():
-                if fits(loaded, test_set):
-                    inpainter = at(loaded, test_set.photos.shape[-1])
-                    scores = evaluate(inpainter, test_set, networks=measured_with, batch=32, device=loaded.device)
-                    speed = {"seconds_per_photo": 1 / scores["images_per_second"], "test_set": test_set.hash}
-                    measured.append(scores.per_image.assign(arm=name, mask=kind, seed=seed, **speed))
-    return pd.concat(measured, ignore_index=True), pd.DataFrame(costs)
+            device: str = "auto", progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:  # fmt: skip
+    """Every method's networks on every set that it can fill.
+
+    Returns per_image, whose PARTS tell them apart, with the seconds that a photo took in a batch of 32; a row for each
+    network, its ``weights`` and what :func:`training` says; and why a method gave up on a set, a sentence each.
+    """
+    rows, costs, failed, due = [], [], [], [(name, run) for name, runs in found.items() for run in runs]
+    for name, run in tqdm(due, unit="network", disable=not progress):
+        loaded, seed = METHODS[name].load(run and run.folder, device), run.parameters["seed"] if run else 0
+        costs.append({"arm": name, "seed": seed, "weights": loaded.parameters, **training(run)})
+        for kind in [kind for kind, test_set in sets.items() if fits(loaded, test_set)]:
+            inpainter = at(loaded, sets[kind].photos.shape[-1])
+            try:
+                scores = evaluate(inpainter, sets[kind], networks=measured_with, batch=32, device=loaded.device)
+            except BadInput as reason:
+                failed.append(f"{METHODS[name].title}, seed {seed}, {MASKS[kind]}: {reason}")
+                continue
+            speed = {"seconds_per_photo": 1 / scores["images_per_second"], "test_set": sets[kind].hash}
+            rows.append(scores.per_image.assign(arm=name, mask=kind, seed=seed, **speed))
+    return pd.concat(rows, ignore_index=True), pd.DataFrame(costs), failed
 
 
 def keep_pictures(found: dict[str, list[Run | None]], folder: Path, size: int, device: str = "auto") -> None:
-    """Leaves the fills of :func:`shown_sets` by each method's first network as strips, <mask>/<number>_<title>.png."""
+    """Leaves the fills of :func:`shown_sets` by each method's first network as strips, <mask>/<number>_<title>.png;
+    of no method that gives up on them."""
     sets = shown_sets(size)
     for number, (name, runs) in enumerate(found.items(), 1):
         loaded = METHODS[name].load(runs[0] and runs[0].folder, device)
         for kind, test_set in sets.items():
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            if fits(loaded, test_set):
-                filled = latent_study.fill_all(at(loaded, size), test_set, loaded.device)
-                strip(filled).save(folder / kind / f"{number:02d}_{METHODS[name].title}.png")
+            with contextlib.suppress(BadInput):
+                if fits(loaded, test_set):
+                    filled = latent_study.fill_all(at(loaded, size), test_set, loaded.device)
+                    strip(filled).save(folder / kind / f"{number:02d}_{METHODS[name].title}.png")
     for kind, test_set in sets.items():
         photos, mask = test_set.photos01(), test_set.masks()
         strip(torch.where(mask, 0.5, photos)).save(folder / kind / "00_input.png")
@@ -403,7 +410,7 @@ def of_costs(costs: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             "trained on": f"{first['trained_on']}, {first['trained_size']} px, {holes}" if first["trained_on"] else "—",
             "networks": len(some) if first["trained_on"] else 0, "weights": f"{first['weights']:,}",
             "kimg": f"{first['kimg']:.3g}", "training, s": f"{some['training_seconds'].mean():.3g}",
-            "a photo, ms": f"{1000 * times[arm]:.3g}"}  # fmt: skip
+            "a photo, ms": f"{1000 * times.get(arm, np.nan):.3g}"}  # fmt: skip
     return pd.DataFrame(rows).T
 
 

@@ -13,8 +13,10 @@ gain_over_telea     PSNR of the hole less that of Telea's fill, dB
 =================== ===================================================================================================
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
+from inpaintlib.harness import figures
 from inpaintlib.methods.context_encoder import ContextEncoder
 from inpaintlib.metrics import Evaluation, evaluate, measure_trivial_fills, psnr, seam
 
@@ -96,3 +99,44 @@ def of_training(history: pd.DataFrame) -> dict[str, float]:
         late = history[history["kimg"] > 0.75 * history["kimg"].iloc[-1]]
         found["discriminator_loss"] = float((late["d_real"] + late["d_fake"]).mean())
     return found
+
+
+# What notebook 11 shows
+
+
+def ordered_colours(n: int) -> list[tuple]:
+    """n colours from dark to light for a quantity that has an order, such as the loss ratio."""
+    return [plt.cm.viridis(x) for x in np.linspace(0.0, 0.88, max(n, 1))]
+
+
+def ratio_label(ratio: float) -> str:
+    """0 -> "adversarial only", inf -> "reconstruction only", else "×100"."""
+    return {0.0: "adversarial only", np.inf: "reconstruction only"}.get(ratio, f"×{ratio:g}")
+
+
+def tradeoff(
+    points: pd.DataFrame, x: str, y: str, by: str, *, name: Callable = str, xlabel: str = "", ylabel: str = ""
+) -> plt.Figure:
+    """One point a run, coloured by arm, the arms' means joined in order: what one metric costs in another."""
+    figure, ax = figures.subplots(figsize=(6.4, 4))
+    arms = list(dict.fromkeys(points[by]))
+    means = points.groupby(by)[[x, y]].mean().loc[arms]
+    ax.plot(means[x], means[y], color="0.75", lw=1, zorder=0)
+    for arm, colour in zip(arms, ordered_colours(len(arms)), strict=True):
+        some = points[points[by] == arm]
+        ax.scatter(some[x], some[y], color=colour, s=26, alpha=0.6)
+        ax.scatter(*means.loc[arm], color=colour, s=90, edgecolor="white", label=name(arm))
+    ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
+    ax.legend(fontsize=8)
+    return figure
+
+
+def step_through(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 4) -> Path:
+    """The GIF that steps through arms: the last frame of each, the ground truth below."""
+
+    def row(picture: Path, label: str):
+        return figures.caption(np.concatenate(figures.split_strip(picture)[:columns], 1), label, zoom)
+
+    truth = row(next(iter(runs.values())) / "truth.png", "ground truth")
+    fills = [row(figures.frames(folder)[-1], label) for label, folder in runs.items()]
+    return figures.gif([figures.stacked([fill, truth]) for fill in fills], path, 1100, 1)

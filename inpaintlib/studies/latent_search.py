@@ -175,10 +175,8 @@ def fill_all(inpainter: Inpainter, test_set: TestSet, device="cpu", batch: int =
 
 def measure(fill: Tensor, test_set: TestSet, networks=(), device=None, batch: int = 64) -> pd.DataFrame:
     """The rows of a fill's photos; with networks also FID and KID, the same in every row."""
-    parts = iter(fill.split(batch))
-    scores = metrics.evaluate(
-        lambda photos, mask: next(parts).to(photos), test_set, networks=networks, device=device, batch=batch
-    )
+    composites = (metrics.quantise(fill.float()) * 255).round().byte()
+    scores = metrics.score(composites, test_set, networks=networks, device=device, batch=batch)
     of_all = {name: scores[name] for name in ("fid", "fid_hole", "kid", "kid_hole") if name in scores}
     return scores.per_image.assign(**of_all, test_set=test_set.hash)
 
@@ -299,13 +297,12 @@ def by_mask(table: pd.DataFrame, masks: list[str], metrics: dict[str, str]) -> p
     for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
         for i, fill in enumerate(fills):
             rows = table[(table["metric"] == metric) & (table["fill"] == fill)].set_index("mask").reindex(masks)
-            ends = [(rows["value"] - rows["ci_low"]).clip(0), (rows["ci_high"] - rows["value"]).clip(0)]
             places = [j + 0.1 * (i - (len(fills) - 1) / 2) for j in range(len(masks))]
             colour = figures.PALETTE[i % len(figures.PALETTE)]
-            ax.errorbar(places, rows["value"], [end.fillna(0) for end in ends], fmt="o", color=colour, label=fill)
+            ax.errorbar(places, rows["value"], figures.ends(rows), fmt="o", color=colour, label=fill)
         ax.set_xticks(range(len(masks)), [mask.replace("_", " ") for mask in masks], rotation=20)
         ax.set(title=label)
-    axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figures.legend(axes[0, -1])
     return figure
 
 

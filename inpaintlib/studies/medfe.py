@@ -18,9 +18,10 @@ pull_...             norm of the gradient, by the network's weights, of a term o
 ==================== ==================================================================================================
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from inpaintlib import BadInput, metrics
 from inpaintlib.data.test_set import TestSet
-from inpaintlib.harness import sweep
+from inpaintlib.harness import figures, sweep
 from inpaintlib.harness.runs import Run
 from inpaintlib.harness.tables import Results
 from inpaintlib.methods import medfe, medfe_released
@@ -297,3 +298,20 @@ def decodable(settings: medfe.Settings) -> bool:
     """Whether the branches are compared with codes that the auto-encoders' decoders can show."""
     spared = not (isinstance(settings, medfe_released.Settings) and settings.has("init"))
     return settings.constraint in ("cae", "cae_no_norm") and spared
+
+
+def every_seed(runs: pd.DataFrame, metric: str, arms: Sequence[str], gap: float = 0.0, of: str = "") -> plt.Figure:
+    """One point a run of a table of runs, arm by arm, with each arm's mean; beside them a bar as long as a published
+    difference ``gap``, with the label ``of``."""
+    figure, ax = figures.subplots(figsize=(0.8 * len(arms) + 2, 3.4))
+    for i, arm in enumerate(arms):
+        values = runs.loc[runs["arm"] == arm, metric].dropna()
+        ax.plot(np.full(len(values), i), values, ".", color=figures.PALETTE[0], alpha=0.7)
+        ax.hlines(values.mean(), i - 0.25, i + 0.25, color=figures.PALETTE[1])
+    if gap:
+        middle = runs[metric].mean()
+        ax.vlines(len(arms), middle - gap / 2, middle + gap / 2, color=figures.PALETTE[3], lw=4)
+        ax.text(len(arms) + 0.15, middle, of, va="center", fontsize=8)
+    ax.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set(ylabel=metric, xlim=(-0.5, len(arms) + (1.6 if gap else -0.5)))
+    return figure

@@ -1,8 +1,8 @@
 """Irregular holes, measured as Liu 2018 (partial convolutions) does: the twelve cells of its Table 1, and what its
 claims need beyond the usual metrics.
 
-A cell is a bin of the masked fraction of the photo and a border rule. Every photo of a :func:`table1` is completed once
-in each cell, so cells are compared on the same photos.
+A cell is a bin of the masked fraction of the photo and a border rule. Every photo of a :func:`twelve_cell_test_set` is
+completed once in each cell, so cells are compared on the same photos.
 
 =============== =======================================================================================================
 kid_cell        the photo's part in its cell's KID: the mean over a cell is the KID of that cell
@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -48,8 +49,8 @@ GRID_PERIODS = (2, 4, 8)  # px
 # Holes ---------------------------------------------------------------------------------------------------------------
 
 
-def table1(name: str, photos: Tensor, ids: Sequence[str], pictures: Sequence[str], source: str = "auto",
-           seed: int = 1) -> TestSet:  # fmt: skip
+def twelve_cell_test_set(name: str, photos: Tensor, ids: Sequence[str], pictures: Sequence[str],
+                         source: str = "auto", seed: int = 1) -> TestSet:  # fmt: skip
     """Each photo, uint8 (n,3,S,S), with a hole of each cell: 12 n photos, those of one photo in the order of CELLS.
 
     ``source``: ``nvidia``, the published test masks but for every fifth (:func:`training_masks`), repeated where a cell
@@ -65,7 +66,7 @@ def table1(name: str, photos: Tensor, ids: Sequence[str], pictures: Sequence[str
 
 
 def one_of_each_cell(size: int, source: str = "auto", seed: int = 2) -> Tensor:
-    """Twelve holes bool (12,1,size,size), one of each cell in the order of CELLS; ``source`` as in :func:`table1`."""
+    """Twelve holes bool (12,1,size,size), one of each cell in the order of CELLS; ``source`` as above."""
     return _cell_holes(source, 1, size, seed)[1][0]
 
 
@@ -94,8 +95,8 @@ def training_masks(kind: str, n: int, size: int, seed: int) -> Tensor | None:
     """At most n holes to train on, bool (m,1,size,size); None for ``generated``: the method draws its own, of all bins.
 
     ``nvidia``: the published training masks, :func:`dilated`; where these are not fetched, every fifth of the test
-    masks, which no :func:`table1` has. ``centre``, ``blocks``: one square of half the side, several of at most a
-    quarter of the area together: the holes that networks were trained on before Liu 2018.
+    masks, which no test set has. ``centre``, ``blocks``: one square of half the side, several of at most a quarter of
+    the area together: the holes that networks were trained on before Liu 2018.
 
     Raises BadInput for another kind, and for ``nvidia`` where neither archive is fetched.
     """
@@ -123,7 +124,7 @@ def dilated(raw: Tensor, seed: int) -> Tensor:
 
 def measure(method: PartialConvNet, test_set: TestSet, networks: Sequence[str] = (),
             device: torch.device | None = None) -> Evaluation:  # fmt: skip
-    """`metrics.evaluate` on a :func:`table1`, each photo's cell in ``per_image``, and the columns named above."""
+    """`metrics.evaluate` on twelve cells, each photo's cell in ``per_image``, and the columns named at the top."""
     found = evaluate(method.inpaint, test_set, networks=networks, device=device)
     repeated = pd.concat([CELLS] * (len(test_set) // len(CELLS)), ignore_index=True)
     variation = [neighbours(photos, test_set.masks()) for photos in (found.composites, test_set.photos)]
@@ -310,9 +311,8 @@ def draw_example(grids: dict[str, Tensor]) -> plt.Figure:
         for (row, column), colour in WINDOWS.items():
             corner = (column - reach - 0.46, row - reach - 0.46)
             ax.add_patch(plt.Rectangle(corner, 2 * reach + 0.92, 2 * reach + 0.92, fill=False, ec=colour, lw=2.5))
-        ax.set(title=name, xticks=[], yticks=[], xlim=(-1.6, 5.6), ylim=(5.6, -1.6))
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
+        figures.bare(ax)
+        ax.set(title=name, xlim=(-1.6, 5.6), ylim=(5.6, -1.6))
     return figure
 
 
@@ -374,4 +374,100 @@ def watch_filling(path: Path, size: int = 512) -> Path:
     maps = maps[: 1 + next(i for i, valid in enumerate(maps) if valid.all())]
     layers = ["input", *(f"encoder {i}" for i in range(1, len(maps)))]
     labels = [f"{layer}: {m.shape[-1]} px, {m.float().mean():.0%} valid" for layer, m in zip(layers, maps, strict=True)]
-    return figures.filling(maps, labels, path, np.asarray(photo))
+    return filling(maps, labels, path, np.asarray(photo))
+
+
+def by_hole(table: pd.DataFrame, metric: str, arms: Sequence[str], label: str = "", scale: float = 1.0) -> plt.Figure:
+    """One metric against the masked fraction of the photo, a line an arm with its interval, a panel a border rule.
+
+    ``table``: tidy rows with ``arm``, ``hole_low``, ``hole_high`` and ``border``; values are multiplied by ``scale``.
+    """
+    rows = table[table["metric"] == metric]
+    borders = [border for border in ("touching", "clear") if border in set(rows["border"])]
+    figure, axes = figures.subplots(1, len(borders), figsize=(4.2 * len(borders), 3.3), sharey=True, squeeze=False)
+    for ax, border in zip(axes[0], borders, strict=True):
+        for i, arm in enumerate(arms):
+            colour, dashes = figures.PALETTE[i % len(figures.PALETTE)], "-" if i < len(figures.PALETTE) else "--"
+            line = rows[(rows["arm"] == arm) & (rows["border"] == border)].sort_values("hole_low")
+            x = 50 * (line["hole_low"] + line["hole_high"]) + 0.5 * (i - len(arms) / 2)
+            ends = figures.ends(line, scale)
+            ax.errorbar(x, scale * line["value"], ends, label=arm, marker=".", capsize=2, color=colour, ls=dashes)
+        ax.set(title=f"border: {border}", xlabel="masked, % of the photo")
+    axes[0, 0].set_ylabel(label or metric)
+    axes[0, -1].legend(fontsize=8)
+    return figure
+
+
+def zoomed(pictures: dict[str, np.ndarray], side: float = 0.4, where: np.ndarray | None = None) -> plt.Figure:
+    """Labelled photos (H,W,3) in a row and, below, a square part of each, enlarged.
+
+    ``side`` of the square over the photo's; it lies where most of the map ``where`` (H,W) is, else in the middle.
+    """
+    size = next(iter(pictures.values())).shape[0]
+    side = max(2, round(side * size))
+    weight = np.ones((size, size)) if where is None else where.astype(float)
+    sums = np.pad(weight.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    best = np.argwhere(inside == inside.max())
+    top, left = best[np.square(best - (size - side) / 2).sum(1).argmin()]
+    figure, axes = figures.subplots(2, len(pictures), squeeze=False, figsize=(1.5 * len(pictures), 3.2))
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    for (label, photo), (whole, part) in zip(pictures.items(), axes.T, strict=True):
+        whole.imshow(photo, interpolation="nearest")
+        whole.add_patch(plt.Rectangle((left - 0.5, top - 0.5), side, side, fill=False, color="white", lw=1))
+        whole.set_title(label, fontsize=8, loc="center", weight="normal")
+        part.imshow(photo[top : top + side, left : left + side], interpolation="nearest")
+    for ax in axes.flat:
+        figures.bare(ax)
+    return figure
+
+
+def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = GRID_PERIODS) -> plt.Figure:
+    """Power of the fill over the ground truth's, dB, against frequency: one line an arm, its mean over seeds and range.
+
+    Grey lines mark the ``periods`` (px) at which strided layers can leave a grid.
+    """
+    figure, ax = figures.subplots(figsize=(6.8, 3.6))
+    for period in periods:
+        ax.axvline(1 / period, color="0.8", lw=1, zorder=0)
+        ax.text(1 / period, 1, f"{period} px ", transform=ax.get_xaxis_transform(), fontsize=8, ha="right", va="top")
+    for i, (arm, runs) in enumerate(found.items()):
+        x = runs[0]["frequency"]
+        lines = np.array([10 * np.log10(run["fill"] / run["truth"]) for run in runs])
+        colour = figures.PALETTE[i % len(figures.PALETTE)]
+        ax.plot(x, lines.mean(0), label=arm, color=colour, marker=".", ls="-" if i < len(figures.PALETTE) else "--")
+        ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
+    ax.axhline(0, color="0.4", lw=1)
+    ax.set(xlabel="frequency, cycles a pixel", ylabel="power of the fill over the ground truth, dB")
+    figures.legend(ax)
+    return figure
+
+
+def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray, side: int = 192) -> Path:
+    """The GIF of a mask that closes layer by layer: valid maps bool (1,1,h,w) of any size, white = valid.
+
+    Beside each map the ``photo`` (H,W,3), of which the parts are dark that no valid pixel has reached.
+    """
+    pictures, lit = [], np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR))
+    for valid, label in zip(maps, labels, strict=True):
+        grey = np.repeat(np.asarray(valid[0, 0], np.uint8)[..., None] * 255, 3, 2)
+        closed = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.NEAREST))
+        reached = (lit * (0.2 + 0.8 * closed / 255)).astype(np.uint8)
+        pictures.append(figures.caption(np.concatenate([closed, reached], 1), label))
+    return figures.gif(pictures, path, 700, 3)
+
+
+def growing(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 3) -> Path:
+    """The GIF of one photo whose hole grows: input, each arm's fill, ground truth, from strips that the runs left."""
+    folder = next(iter(runs.values()))
+    rows = {"input": figures.split_strip(folder / "growing_input.png")}
+    rows |= {label: figures.split_strip(run / "growing.png") for label, run in runs.items()}
+    rows |= {"ground truth": figures.split_strip(folder / "growing_truth.png") * len(rows["input"])}
+    pictures = []
+    for i in range(len(rows["input"])):
+        cells = [figures.caption(photos[i], label, zoom) for label, photos in rows.items()]
+        lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+        blank = Image.new("RGB", cells[0].size, "white")
+        lines = [[np.asarray(cell) for cell in (line + [blank] * columns)[:columns]] for line in lines]
+        pictures.append(figures.stacked([Image.fromarray(np.concatenate(line, 1)) for line in lines]))
+    return figures.gif(pictures, path, 180, 6)
