@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from inpaintlib import ROOT
+from inpaintlib import ROOT, BadInput
 from inpaintlib.data import masks
 from inpaintlib.files import read_json
 from inpaintlib.harness import sweep
@@ -84,7 +84,8 @@ def test_convolutions_fill_other_sizes_and_scattered_pixels_as_they_are(sets):
 
 def test_what_is_measured_is_what_evaluate_measures(sets):
     found = {"mean_colour": [None], "telea": [None]}
-    per_image, costs = all_methods.measure(found, sets)
+    per_image, costs, failed = all_methods.measure(found, sets)
+    assert failed == []
     assert costs.to_dict("records") == [
         {"arm": name, "seed": 0, "weights": 0, "kimg": 0.0, "training_seconds": 0.0, "trained_on": "",
          "trained_size": 0, "trained_holes": ""} for name in found
@@ -95,6 +96,20 @@ def test_what_is_measured_is_what_evaluate_measures(sets):
         assert list(rows["psnr_hole"]) == list(scores.per_image["psnr_hole"])
         assert set(rows["test_set"]) == {sets[kind].hash}
         assert rows["seconds_per_photo"].gt(0).all()
+
+
+def test_a_method_that_gives_up_on_some_holes_is_named_and_the_others_are_measured(sets, monkeypatch):
+    def gives_up(photos, mask):
+        if mask.float().mean() > 0.6:
+            raise BadInput("lr: the search diverged")
+        return torch.where(mask, 0.5, photos)
+
+    monkeypatch.setitem(METHODS, "telea", replace(METHODS["telea"], make=lambda path, device: Loaded(gives_up)))
+    per_image, costs, failed = all_methods.measure({"telea": [None], "mean_colour": [None]}, sets)
+    assert failed == ["Telea, seed 0, 80 % of the pixels: lr: the search diverged"]
+    there = set(per_image.groupby(["arm", "mask"]).groups)
+    assert there == {(arm, kind) for arm in ("telea", "mean_colour") for kind in MASKS} - {("telea", "random_pixels")}
+    assert list(costs["arm"]) == ["telea", "mean_colour"]
 
 
 def test_training_counts_the_network_that_a_training_began_with():
