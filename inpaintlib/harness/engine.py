@@ -35,6 +35,7 @@ from inpaintlib.harness.runs import Planned, Run, RunningElsewhere, last_line
 WARM = ["inpaintlib.harness.notebook", "inpaintlib.harness.figures", "inpaintlib.metrics", "inpaintlib.data.photos",
         "torchvision", "torchmetrics", "scipy.stats", "skimage.metrics", "cv2"]  # fmt: skip
 GRACE = 30.0  # seconds that an interrupted run has to reach its next checkpoint
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)  # both are Ctrl-C to a sweep
 OK, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses of a sweep
 ELSEWHERE = 75  # exit status of a process that found its run in another's hands
 SOURCES = sorted(Path(inpaintlib.__file__).parent.rglob("*.py"))
@@ -63,7 +64,7 @@ def execute(job: Job, *after: Any) -> str:
     state, key = worker.state, worker.get_current_task()
     multiprocessing.current_process()._config["daemon"] = False  # Dask's workers are, and then may not have children
     process = _context().Process(target=_work, args=(job,))
-    with _ignoring(signal.SIGINT):
+    with _handling(signal.SIG_IGN, signal.SIGINT):
         process.start()
     end, stopped = time.monotonic() + (job.limit or float("inf")), ""
     while process.is_alive() and not stopped:
@@ -136,7 +137,9 @@ def _execute(job: Job, run: Run) -> None:
     from inpaintlib.harness.notebook import Failed, execute
 
     os.chdir(job.item.notebook.parent)
-    _redirect_output(run.folder / "log.txt")
+    with open(run.folder / "log.txt", "wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     address, error = {"study": run.study, "run_id": run.id}, ""
     try:
         execute(job.item.notebook, run.folder / "notebook.ipynb", {**job.item.parameters, **address})
@@ -155,12 +158,6 @@ def _execute(job: Job, run: Run) -> None:
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os.killpg(0, signal.SIGKILL)
-
-
-def _redirect_output(path: Path) -> None:
-    with open(path, "wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -240,7 +237,7 @@ def _watch(client: Any, futures: dict[Any, Planned], end: float, bar: tqdm) -> s
     """Report what is finished until all is, or until something else ends the sweep: that is returned."""
     waiting, ended = set(futures), ""
     try:
-        with _interruptible():
+        with _handling(signal.default_int_handler, *INTERRUPTS):
             while waiting and not ended:
                 for future in [future for future in waiting if future.done()]:
                     waiting.remove(future)
@@ -261,7 +258,7 @@ def _watch(client: Any, futures: dict[Any, Planned], end: float, bar: tqdm) -> s
 
 def _stop_all(client: Any, waiting: set, items: list[Planned]) -> None:
     """Cancel what waits, and give what runs time to reach a checkpoint; a second Ctrl-C takes that away."""
-    with contextlib.suppress(KeyboardInterrupt, OSError), _interruptible():
+    with contextlib.suppress(KeyboardInterrupt, OSError), _handling(signal.default_int_handler, *INTERRUPTS):
         tqdm.write("Stopping at the next checkpoints; press Ctrl-C once more not to wait for them.")
         client.cancel(list(waiting), force=True)
         end = time.monotonic() + GRACE
@@ -301,7 +298,7 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
     with contextlib.ExitStack() as stack:
         if address is None:
             here = {"dashboard_address": "localhost:0", "silence_logs": logging.CRITICAL, "memory_limit": 0}
-            with _ignoring(signal.SIGINT):  # the workers inherit it: Ctrl-C is for this process to handle
+            with _handling(signal.SIG_IGN, signal.SIGINT):  # workers inherit it: Ctrl-C is for this process
                 home = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, **here))
             client = stack.enter_context(Client(home))
             tqdm.write(f"{workers} workers; dashboard: {home.dashboard_link}")
@@ -341,26 +338,16 @@ def _slots(client: Any, address: str, results: Path) -> dict[str, float]:
     return {}
 
 
-def _ignoring(*signals: signal.Signals) -> contextlib.AbstractContextManager[None]:
-    return _handling(dict.fromkeys(signals, signal.SIG_IGN))
-
-
-def _interruptible() -> contextlib.AbstractContextManager[None]:
-    """SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
-    return _handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.default_int_handler))
-
-
 @contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+def _handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    """These signals go to the handler inside the block; only the main thread may say so."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in signals if main}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _cores() -> int:

@@ -37,19 +37,8 @@ from filelock import FileLock, Timeout
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import read_json, reason, write_atomically, write_json
-from inpaintlib.harness.parameters import (
-    ADDRESS,
-    Scalar,
-    check,
-    check_folder_name,
-    cosmetics,
-    did_you_mean,
-    digest,
-    fingerprint,
-    notebook_parameters,
-    run_id,
-    show,
-)
+from inpaintlib.harness import parameters as declared
+from inpaintlib.harness.parameters import ADDRESS, Scalar, check, cosmetics, digest, notebook_parameters, run_id, show
 
 __all__ = ["Run", "environment", "find", "load_table", "name_run", "notebook_parameters"]
 
@@ -80,26 +69,25 @@ class Run:
 
     @classmethod
     def start(cls, notebook: str | Path, namespace: dict[str, Any]) -> "Run":
-        """Check the notebook's parameters, as they stand in its ``globals()``, and claim the run's folder.
+        """Check the notebook's parameters, as they stand in its ``globals()``, and claim the run's folder; what an
+        earlier execution measured there goes.
 
-        ``study`` and ``run_id`` are parameters like the others; an empty ``run_id`` is made from the parameters that
-        differ from their defaults. What an earlier execution measured is not valid any more. Raises BadInput when a
-        parameter is wrong or missing, when another process is running this run, and when the folder holds a run with
-        other parameters or cannot be written.
+        An empty ``run_id`` is made from the parameters that differ from their defaults. Raises BadInput when a
+        parameter is wrong or missing, another process runs it, or the folder has other parameters or is read-only.
         """
         notebook = Path(notebook)
         if not notebook.exists():
             notebook = inpaintlib.ROOT / "notebooks" / notebook
-        declared = notebook_parameters(notebook)
-        missing = [name for name in (*declared, *ADDRESS) if name not in namespace]
+        known = notebook_parameters(notebook)
+        missing = [name for name in (*known, *ADDRESS) if name not in namespace]
         if missing:
             raise BadInput(f"{notebook.name}: {missing[0]} is not defined; execute the cell tagged parameters first.")
-        parameters = check(notebook, {name: namespace[name] for name in declared})
+        parameters = check(notebook, {name: namespace[name] for name in known})
         study, identity = namespace["study"], namespace["run_id"]
         if not identity:
-            changed = [n for n, p in declared.items() if n not in ADDRESS and parameters[n] != p.default]
+            changed = [n for n, p in known.items() if n not in ADDRESS and parameters[n] != p.default]
             identity = name_run(study, notebook, parameters, changed)
-        run = cls(check_folder_name("study", study), check_folder_name("run_id", identity))
+        run = cls(declared.check_folder_name("study", study), declared.check_folder_name("run_id", identity))
         run._refuse_other(notebook, parameters)
         run.claim()
         for name in ("metrics.json", "per_image.csv", "per_image.csv.gz", "error.txt"):
@@ -222,13 +210,11 @@ class Run:
             self._lock.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         except Timeout as error:
             holder = self._lock.read_text() or "a process that has just started"
-            raise RunningElsewhere(
-                f"run {self.id} of {self.study} is running already ({holder}): wait for it, or stop it first."
-            ) from error
+            raise RunningElsewhere(f"run {self.id} of {self.study} is running already ({holder}): wait for it, or stop "
+                                   "it first.") from error  # fmt: skip
         except OSError as error:
-            raise BadInput(
-                f"cannot write {self.folder}: {reason(error)}; INPAINT_RESULTS names another folder."
-            ) from error
+            raise BadInput(f"cannot write {self.folder}: {reason(error)}; INPAINT_RESULTS names another folder."
+                           ) from error  # fmt: skip
         _held[self.folder] = lock
 
     def release(self) -> None:
@@ -247,10 +233,8 @@ class Run:
             return
         for name, other in there.items():
             if name in parameters and name not in cosmetics(notebook) and other != parameters[name]:
-                raise BadInput(
-                    f"{self.folder} holds a run with {name} = {show(other)}, not {show(parameters[name])}: "
-                    "choose another run_id, or leave it empty."
-                )
+                raise BadInput(f"{self.folder} holds a run with {name} = {show(other)}, not {show(parameters[name])}: "
+                               "choose another run_id, or leave it empty.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -269,8 +253,7 @@ class Planned:
 
 
 def name_run(study: str, notebook: str | Path, parameters: dict[str, Scalar], swept: Iterable[str]) -> str:
-    """The id of the run with these parameters: the one under which it exists (a sweep that grew may show other
-    parameters), or else a new ``run_id``."""
+    """The id under which the run with these parameters exists, or else a new ``run_id``."""
     existing = sorted(_runs_folder(study).glob(f"*-{digest(notebook, parameters)}"))
     return existing[0].name if existing else run_id(notebook, parameters, swept)
 
@@ -285,7 +268,7 @@ def find(study: str, **wanted: Any) -> list[Run]:
     known = {name for parameters in there.values() for name in parameters}
     for name in wanted:
         if there and name not in known:
-            raise BadInput(f"the runs of {study} have no parameter {name!r}{did_you_mean(name, known)}.")
+            raise BadInput(f"the runs of {study} have no parameter {name!r}{declared.did_you_mean(name, known)}.")
     return [run for run, p in there.items() if all(_matches(p.get(name), value) for name, value in wanted.items())]
 
 
@@ -350,7 +333,7 @@ def _fault(folder: Path, *stamps: Any) -> str:
         return str(error)
     made, env = re.search("-([0-9a-f]{6})$", folder.name), mapping_or_empty(folder / "env.json")
     known = made and {"notebook", "cosmetic"} <= set(env)
-    if known and made[1] != fingerprint(env["notebook"], parameters, env["cosmetic"]):
+    if known and made[1] != declared.fingerprint(env["notebook"], parameters, env["cosmetic"]):
         return f"{folder / 'params.json'} does not belong to a folder of this name; the run has to be made again."
     return ""
 

@@ -133,7 +133,6 @@ class Trend:
     rho: float
     p: float
     rhos: tuple[float, ...]
-    levels: int
 
 
 def trend(y: ArrayLike) -> Trend:
@@ -147,7 +146,7 @@ def trend(y: ArrayLike) -> Trend:
     p = min(stats.page_trend_test(rows, method=method).pvalue for rows in (y, -y))
     ranks, order = stats.rankdata(y, axis=1), np.arange(1, levels + 1)
     rhos = [float(stats.pearsonr(order, row).statistic) if np.ptp(row) else 0.0 for row in ranks]
-    return Trend(float(np.mean(rhos)), float(min(1, 2 * p)), tuple(rhos), levels)
+    return Trend(float(np.mean(rhos)), float(min(1, 2 * p)), tuple(rhos))
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -26,6 +26,7 @@ A run that fails keeps its notebook and traceback and does not stop the others. 
 it again: finished runs are skipped, and unfinished ones resume from what their notebook saved.
 """
 
+import contextlib
 import csv
 import graphlib
 import itertools
@@ -109,6 +110,8 @@ def _read(path: Path) -> Sweep:
     if content["study"] != check_folder_name(f"the name of {path}", path.stem):
         raise BadInput(f"{path}: study must be the file's name, {path.stem!r}, not {content['study']!r}.")
     presets = _mapping(path, "presets", content["presets"])
+    if not isinstance(needs := content.get("needs", []), list) or not all(isinstance(name, str) for name in needs):
+        raise BadInput(f"{path}: needs must be a list of studies, not {needs!r}.")
     return Sweep(
         path=path,
         study=content["study"],
@@ -117,7 +120,7 @@ def _read(path: Path) -> Sweep:
         parameters=_mapping(path, "parameters", content.get("parameters", {})),
         presets={name: _preset(path, f"presets.{name}", preset) for name, preset in presets.items()},
         claims=content.get("claims") or [],
-        needs=_needs(path, content.get("needs", [])),
+        needs=tuple(needs),
     )
 
 
@@ -315,7 +318,9 @@ def start(
     """
     if how.get("scheduler") is None:
         for device in {item.parameters.get("device", "cpu") for item in due} - {"auto", "cpu"}:
-            _check_device(device)
+            from inpaintlib.training import choose_device
+
+            choose_device(device)
     left_out = _left_out(order, due)
     if left_out and all(item.study in left_out for item in due):
         raise BadInput(next(iter(left_out.values())))
@@ -367,9 +372,8 @@ def _only(sweep: Sweep, items: list[Planned], only: dict[str, list]) -> list[Pla
         _check(sweep, "--only", point)
     kept = [item for item in items if all(item.parameters[name] in values for name, values in only.items())]
     if not kept:
-        raise BadInput(
-            f"{sweep.study}: no run of the preset has {', '.join(f'{n} = {show(v)}' for n, v in only.items())}."
-        )
+        wanted = ", ".join(f"{name} = {show(values)}" for name, values in only.items())
+        raise BadInput(f"{sweep.study}: no run of the preset has {wanted}.")
     return kept
 
 
@@ -378,12 +382,6 @@ def _check_dataset(name: Any) -> None:
         from inpaintlib.data import datasets
 
         datasets.check(name)
-
-
-def _check_device(name: str) -> None:
-    from inpaintlib.training import choose_device
-
-    choose_device(name)
 
 
 def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], due: list[Planned]) -> pd.DataFrame:
@@ -431,23 +429,17 @@ def status(study: str | Path | None = None) -> pd.DataFrame:
 
 
 def _status_row(run: Run) -> dict[str, Any]:
-    state, nan = run.status(), float("nan")
-    kimg, seconds = _last_row(run.folder / "history.csv")
-    total = runs.mapping_or_empty(run.folder / "params.json").get("kimg", nan)
-    rate = 1000 * kimg / seconds if seconds else nan
-    left = round(1000 * (total - kimg) / rate / 60, 1) if state == "running" and rate > 0 else nan
+    state, kimg, seconds = run.status(), math.nan, math.nan
+    with contextlib.suppress(OSError, IndexError, KeyError, ValueError, TypeError):  # the last line may be half written
+        whole = (run.folder / "history.csv").read_text().rpartition("\n")[0]
+        row = list(csv.DictReader(whole.splitlines()))[-1]
+        kimg, seconds = float(row["kimg"]), float(row.get("seconds") or "nan")
+    total = runs.mapping_or_empty(run.folder / "params.json").get("kimg", math.nan)
+    rate = 1000 * kimg / seconds if seconds else math.nan
+    left = round(1000 * (total - kimg) / rate / 60, 1) if state == "running" and rate > 0 else math.nan
     error = {"damaged": run.fault, "failed": runs.last_line(run.folder / "error.txt")}.get(state, "")
     return {"study": run.study, "run_id": run.id, "status": state, "kimg": kimg, "kimg_total": total,
             "photos_s": round(rate, 1), "minutes_left": left, "error": error}  # fmt: skip
-
-
-def _last_row(history: Path) -> tuple[float, float]:
-    """The last kimg and seconds in history.csv; NaN where there are none (its last line may be half written)."""
-    try:
-        row = list(csv.DictReader(history.read_text().rpartition("\n")[0].splitlines()))[-1]
-        return float(row["kimg"]), float(row.get("seconds") or "nan")
-    except (OSError, IndexError, KeyError, ValueError, TypeError):
-        return float("nan"), float("nan")
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -512,12 +504,6 @@ def _mapping(path: Path, where: str, value: Any, required: tuple = (), optional:
     return value
 
 
-def _needs(path: Path, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise BadInput(f"{path}: needs must be a list of studies, not {value!r}.")
-    return tuple(value)
-
-
 def _preset(path: Path, where: str, value: Any) -> Preset:
     value = _mapping(path, where, value, ("runs",), ("parameters", "workers", "hours"))
     workers = value.get("workers")
@@ -528,16 +514,13 @@ def _preset(path: Path, where: str, value: Any) -> Preset:
         raise BadInput(f"{path}: {where}.hours must be a number of hours, not {hours!r}.")
     if not isinstance(value["runs"], list) or not value["runs"]:
         raise BadInput(f"{path}: {where}.runs must be a list of grids, not {value['runs']!r}.")
-    grids = [_grid(path, f"{where}.runs[{i}]", grid) for i, grid in enumerate(value["runs"])]
+    grids = []
+    for i, grid in enumerate(value["runs"]):
+        found = _mapping(path, f"{where}.runs[{i}]", grid).items()
+        grids.append({name: v if isinstance(v, list) else [v] for name, v in found})
+        if empty := [name for name, values in grids[-1].items() if not values]:
+            raise BadInput(f"{path}: {where}.runs[{i}].{empty[0]} is an empty list; give it at least one value.")
     return Preset(_mapping(path, f"{where}.parameters", value.get("parameters", {})), grids, workers, hours)
-
-
-def _grid(path: Path, where: str, value: Any) -> dict[str, list]:
-    grid = {name: v if isinstance(v, list) else [v] for name, v in _mapping(path, where, value).items()}
-    for name, values in grid.items():
-        if not values:
-            raise BadInput(f"{path}: {where}.{name} is an empty list; give it at least one value.")
-    return grid
 
 
 def _notebook(path: Path, key: str, name: Any) -> Path:
@@ -545,9 +528,8 @@ def _notebook(path: Path, key: str, name: Any) -> Path:
     for folder in (path.parent.parent, path.parent, _folder().parent):
         if isinstance(name, str) and (folder / name).is_file():
             return (folder / name).resolve()
-    raise BadInput(
-        f"{path}: {key} must name a notebook in {path.parent} or {_folder().parent}, and {name!r} is not there."
-    )
+    raise BadInput(f"{path}: {key} must name a notebook in {path.parent} or {_folder().parent}, and {name!r} is not "
+                   "there.")  # fmt: skip
 
 
 def _check(sweep: Sweep, where: str, parameters: dict[str, Any]) -> None:
