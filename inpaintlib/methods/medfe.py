@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from inpaintlib import BadInput, losses, pretrained
+from inpaintlib import BadInput, losses, parallel, pretrained
 from inpaintlib.data import masks
-from inpaintlib.methods.autoencoder import CAE
+from inpaintlib.methods.autoencoder import CAE, KINDS
 from inpaintlib.methods.partial_conv import PartialConv2d, mask_bank
 from inpaintlib.settings import Checked, number, one_of, power_of_two
 from inpaintlib.training import Trainer, adam, frozen, generator, initialise, initialise_dcgan
@@ -120,7 +120,7 @@ def level(inputs: int, outputs: int, stride: int, bias: bool = False) -> nn.Conv
 def normed(layer: nn.Module, activation: nn.Module | None = None, norm: bool = True) -> nn.Sequential:
     """A convolution, instance norm without weights, and an activation (None: leaky, slope .2)."""
     norms = [nn.InstanceNorm2d(layer.out_channels)] if norm else []
-    return nn.Sequential(layer, *norms, nn.LeakyReLU(0.2) if activation is None else activation)
+    return nn.Sequential(layer, *norms, activation or nn.LeakyReLU(0.2))
 
 
 def resize(features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -374,7 +374,8 @@ def initialise_spectral(module: nn.Module) -> None:
 def relativistic_loss(real: Tensor, fake: Tensor, of_generator: bool = False) -> Tensor:
     """RaLSGAN: ((r - mean f - 1)^2 + (f - mean r + 1)^2) / 2, each a mean; the generator's has both signs turned."""
     real, fake, sign = real.float(), fake.float(), -1 if of_generator else 1
-    return ((real - fake.mean() - sign).square().mean() + (fake - real.mean() + sign).square().mean()) / 2
+    of_fake, of_real = parallel.mean(fake.mean()), parallel.mean(real.mean())
+    return ((real - of_fake - sign).square().mean() + (fake - of_real + sign).square().mean()) / 2
 
 
 def vgg_features(vgg: nn.Sequential) -> losses.Features:
@@ -456,19 +457,17 @@ class MEDFE(Trainer):
         if codes is None:
             raise BadInput(f"codes: constraint {s.constraint} compares with two auto-encoders and none were given; "
                            "train them with notebook 40, or choose constraint conv1x1 or none")  # fmt: skip
-        untrained_will_do = s.constraint == "cae_reinitialised"
-        for kind, cae in zip(("texture", "structure"), codes, strict=True):
-            wrong = None
-            if cae.settings.kind != kind:
-                wrong = f"one of {cae.settings.kind}; give texture first, then structure"
-            elif cae.untrained and not untrained_will_do:
-                wrong = "not trained; train it with notebook 40, or ask for random codes by name with constraint " \
-                        "cae_reinitialised"  # fmt: skip
-            elif cae.settings.channels != channels:
-                wrong = f"of {cae.settings.channels} channels, where width {s.width} needs {channels}; give it half " \
-                        "that width"  # fmt: skip
-            if wrong:
-                raise BadInput(f"codes: the auto-encoder of {kind} is {wrong}")
+        for kind, cae in zip(KINDS, codes, strict=True):
+            found, trained = cae.settings, s.constraint == "cae_reinitialised" or not cae.untrained
+            for ok, wrong in (
+                (found.kind == kind, f"one of {found.kind}; give texture first, then structure"),
+                (trained, "not trained; train it with notebook 40, or ask for random codes by name with constraint "
+                          "cae_reinitialised"),
+                (found.channels == channels, f"of {found.channels} channels, where width {s.width} needs {channels}; "
+                                             "give it half that width"),
+            ):  # fmt: skip
+                if not ok:
+                    raise BadInput(f"codes: the auto-encoder of {kind} is {wrong}")
         encoders = nn.ModuleList(copy.deepcopy(cae.network.encoder) for cae in codes)
         if s.constraint == "cae_reinitialised":
             initialise(encoders, self.seed, "codes", initialise_dcgan)
@@ -514,7 +513,8 @@ class MEDFE(Trainer):
             with frozen(self.discriminators):
                 scores = self._scores(real, output, corners).values()
             terms["adversarial"] = sum(relativistic_loss(*pair, of_generator=True) for pair in scores)
-        return self._descend(judged | terms, sum(s.weights[name] * term for name, term in terms.items()))
+        total = sum(s.weights[name] * term for name, term in terms.items())
+        return self._descend(judged | terms, total)
 
     def update_pixels(self, photos: Tensor, holes: Tensor) -> dict[str, Tensor]:
         """The step of the first ``pixel_kimg``: no discriminator, no VGG, nothing that differs between constraints."""
@@ -535,8 +535,7 @@ class MEDFE(Trainer):
         total.backward()
         self.adam_g.step()
         judged = ["d_global", "d_local"] if self.settings.adversarial_weight else []
-        names = [*judged, *(name for name, weight in self.settings.weights.items() if weight)]
-        zero = torch.zeros((), device=self.device)
+        names, zero = [*judged, *filter(self.settings.weights.get, self.settings.weights)], torch.zeros_like(total)
         return {name: results.get(name, zero).detach() for name in names} | {"total": total.detach()}
 
     def _scores(self, real: Tensor, fake: Tensor, corners: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -557,20 +556,20 @@ class MEDFE(Trainer):
         s, terms = self.settings, {}
         if s.l1_weight:
             terms["l1"] = (output - (truth * 2 - 1)).abs().mean()
-        if s.perceptual_weight or s.style_weight:
+        if self.features:
             with self.autocast():
                 (maps,) = self.features((output + 1) / 2)
                 with torch.no_grad():
                     (true,) = self.features(truth)
-            if s.perceptual_weight:
-                terms["perceptual"] = losses.perceptual([maps[i] for i in PERCEPTUAL], [true[i] for i in PERCEPTUAL])
-            if s.style_weight:
-                terms["style"] = losses.style([maps[i] for i in STYLE], [true[i] for i in STYLE])
-        targets = self._targets(truth, structures, texture.shape[-2:]) if s.constraint != "none" else ()
-        for name, features, target in zip(("structure", "texture"), (structure, texture), targets, strict=False):
-            if s.weights[name]:
-                compared = self.network.pictures(features) if s.constraint == "conv1x1" else features
-                terms[name] = (compared.float() - target).abs().mean()
+            compared = {"perceptual": (losses.perceptual, PERCEPTUAL), "style": (losses.style, STYLE)}
+            terms |= {name: loss([maps[i] for i in layers], [true[i] for i in layers])
+                      for name, (loss, layers) in compared.items() if s.weights[name]}  # fmt: skip
+        if s.weights["structure"] or s.weights["texture"]:
+            branches = {"structure": structure, "texture": texture}
+            targets = dict(zip(branches, self._targets(truth, structures, texture.shape[-2:]), strict=True))
+            seen = self.network.pictures if s.constraint == "conv1x1" else torch.Tensor.float
+            terms |= {name: (seen(branches[name]) - targets[name]).abs().mean()
+                      for name in branches if s.weights[name]}  # fmt: skip
         return terms
 
     @torch.no_grad()
@@ -591,18 +590,17 @@ class MEDFE(Trainer):
         Raises:
             BadInput: a mask that is not bool or of another size; photos that the levels do not divide.
         """
-        self._check(photos, mask)
-        return torch.where(mask, (self.network(photos, mask)[0].float() + 1) / 2, photos)
+        return torch.where(mask, (self._filled(photos, mask)[0].float() + 1) / 2, photos)
 
     @torch.no_grad()
     def branches(self, photos: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The filled structure and texture features (B,4w,H/8,W/8) of photos and mask as in :meth:`inpaint`."""
-        self._check(photos, mask)
-        return self.network(photos, mask)[1:]
+        return self._filled(photos, mask)[1:]
 
-    def _check(self, photos: Tensor, mask: Tensor) -> None:
+    def _filled(self, photos: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         masks.check(mask, photos)
         stride, (high, wide) = math.prod(self.settings.strides), photos.shape[-2:]
         if high % stride or wide % stride or min(high, wide) < 3 * stride:
             raise BadInput(f"photos: {high}x{wide} px will not do; this network was trained at {self.settings.size} px "
                            f"and needs multiples of {stride} px a side, at least {3 * stride}")  # fmt: skip
+        return self.network(photos, mask)

@@ -49,9 +49,7 @@ class Settings(Checked):
     pixel_scale: float = number(1.0, above=0)  # pixel terms are of [0, pixel_scale]; 4.4: over ImageNet's deviation
     vgg_input: str = one_of("unit", losses.SCALINGS)  # [0, 1], or by ImageNet, or [-1, 1]; the authors said each once
     lr: float = number(2e-4, above=0)
-    second_stage_kimg: float = number(
-        math.inf, unit="kimg", infinite=True
-    )  # before the second stage; inf: none
+    second_stage_kimg: float = number(math.inf, unit="kimg", infinite=True)  # before the second stage; inf: none
     second_lr: float = number(5e-5, above=0)  # of the second stage: the encoder's batch norm keeps its statistics
     freeze_affine: bool = False  # whether that batch norm's scale and shift stay too; the paper can be read both ways
     beta1: float = number(0.9, below=1)  # not in the paper: Adam's defaults
@@ -133,9 +131,9 @@ class PlainConv2d(nn.Conv2d):
     """An ordinary convolution with the signature of :class:`PartialConv2d`: everything is valid to it."""
 
     def forward(self, features: Tensor | Sequence[Tensor], valid: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        maps = [valid] if isinstance(valid, Tensor) else valid
         features = features if isinstance(features, Tensor) else torch.cat(tuple(features), 1)
-        return super().forward(features), maps[0][..., :: self.stride[0], :: self.stride[1]]
+        valid = valid if isinstance(valid, Tensor) else valid[0]
+        return super().forward(features), valid[..., :: self.stride[0], :: self.stride[1]]
 
 
 def _count(valid: Tensor, channels: int) -> Tensor:
