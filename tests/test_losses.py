@@ -113,10 +113,10 @@ def test_features_take_other_layers_and_scalings():
 
 
 def test_features_give_gradients_to_photos_and_none_to_vgg():
-    vgg, photos = narrow_vgg(), torch.rand(1, 3, 16, 16, requires_grad=True)
-    losses.style(*losses.Features(vgg)(photos, torch.rand(1, 3, 16, 16))).backward()
+    features, photos = losses.Features(narrow_vgg()), torch.rand(1, 3, 16, 16, requires_grad=True)
+    losses.style(*features(photos, torch.rand(1, 3, 16, 16))).backward()
     assert photos.grad.abs().sum() > 0
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in vgg.parameters())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in features.parameters())
 
 
 def test_adversarial_loss_and_its_gradients():
