@@ -94,9 +94,8 @@ def ssim(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def _ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
-    return structural_similarity_index_measure(
-        prediction, truth, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
-    )[1]
+    how = {"sigma": 1.5, "data_range": 1.0, "reduction": "none", "return_full_image": True}
+    return structural_similarity_index_measure(prediction, truth, **how)[1]
 
 
 def laplacian(photos: Tensor, mask: Tensor) -> Tensor:
@@ -179,12 +178,10 @@ def kid(first: Tensor, second: Tensor, paired: bool = False) -> float:
     """Kernel distance of features (n, d) and (m, d): the unbiased squared MMD with the kernel (x.y / d + 1)^3
     (Bińkowski et al. 2018, Eq. 4), which may fall below 0.
 
-    All pairs of photos enter. The usual mean over random subsets of 1000 estimates this number; the whole needs no
-    seed. ``paired``: photo i of both sets is one photo, as a composite and its own ground truth are; then the pairs
-    i = j are left out between the sets as they are within them, and a set's distance to itself is exactly 0 (Gretton
-    et al. 2012, Eq. 4). With them it would be negative, because each photo is most like itself.
-
-    Raises BadInput for fewer than 2 photos, and for paired sets of different sizes.
+    All pairs of photos enter; the usual mean over random subsets of 1000 estimates this number. ``paired``: photo i of
+    both sets is one photo, as a composite and its own ground truth are; then the pairs i = j are left out between the
+    sets as they are within them, and a set's distance to itself is exactly 0 (Gretton et al. 2012, Eq. 4). Raises
+    BadInput for fewer than 2 photos, and for paired sets of different sizes.
     """
     _check_features(first, second)
     if paired and len(first) != len(second):
@@ -243,12 +240,10 @@ def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
 class Evaluation(dict):
     """Metric name -> number, as in metrics.json, with the measurements behind them.
 
-    Attributes:
-        per_image: a row for each photo: id, picture, hole_ratio, pixels, and its mse, psnr, ssim, l1 (each also
-            ``_hole``), laplacian and laplacian_truth (sums over the inner hole), sharpness, seam, lpips.
-        composites: the completed photos, uint8 (n, 3, H, W), on the CPU; None where they were not kept.
-        features: with "inception", Inception's of the composites and of the true photos, (n, 2048) both, by the ending
-            of the metrics that are made of them ("" and "_hole").
+    ``per_image``: a row for each photo: id, picture, hole_ratio, pixels, and its mse, psnr, ssim, l1 (each also
+    ``_hole``), laplacian and laplacian_truth (sums over the inner hole), sharpness, seam, lpips. ``composites``: the
+    completed photos, uint8 (n, 3, H, W), on the CPU; None where they were not kept. ``features``: with "inception",
+    those of the composites and of the true photos, (n, 2048) both, by the ending of their metrics ("" and "_hole").
     """
 
     def __init__(self, metrics: dict, per_image: pd.DataFrame, composites: Tensor | None = None, features=None):
@@ -257,14 +252,8 @@ class Evaluation(dict):
         self.features: dict[str, tuple[Tensor, Tensor]] = features or {}
 
 
-def evaluate(
-    inpainter: Inpainter,
-    test_set: TestSet,
-    *,
-    networks: Sequence[str] = NETWORKS,
-    batch: int = 64,
-    device: str | torch.device | None = None,
-) -> Evaluation:
+def evaluate(inpainter: Inpainter, test_set: TestSet, *, networks: Sequence[str] = NETWORKS, batch: int = 64,
+             device: str | torch.device | None = None) -> Evaluation:  # fmt: skip
     """Complete every photo of the test set and measure (see the table at the top of this file).
 
     ``inpainter`` gets ``batch`` photos at a time on ``device`` (the GPU if there is one, else the CPU), without
@@ -299,14 +288,8 @@ def evaluate(
 
 
 @torch.no_grad()
-def score(
-    composites: Tensor,
-    test_set: TestSet,
-    *,
-    networks: Sequence[str] = NETWORKS,
-    batch: int = 64,
-    device: str | torch.device | None = None,
-) -> Evaluation:
+def score(composites: Tensor, test_set: TestSet, *, networks: Sequence[str] = NETWORKS, batch: int = 64,
+          device: str | torch.device | None = None) -> Evaluation:  # fmt: skip
     """The metrics of completed photos, uint8 (n, 3, H, W), with ``test_set`` (hash), ``n_photos`` and ``n_pictures``.
 
     ``networks``: "lpips" adds lpips; "inception" adds fid, fid_hole, kid and kid_hole, and inception_score where
@@ -353,15 +336,14 @@ def summarise(per_image: pd.DataFrame) -> dict[str, float]:
     return metrics | {"n_photos": len(per_image), "n_pictures": per_image["picture"].nunique()}
 
 
-def measure_trivial_fills(
-    test_set: TestSet, networks: Sequence[str] = (), device: str | torch.device | None = None
-) -> dict[str, Evaluation]:
+def measure_trivial_fills(test_set: TestSet, networks: Sequence[str] = (),
+                          device: str | torch.device | None = None) -> dict[str, Evaluation]:  # fmt: skip
     """The `Evaluation` of each fill of ``TRIVIAL`` by its arm's name, without composites, features, times and memory.
 
-    What was measured is kept in ``results/trivial_fills/<first 16 digits of the test set's hash>/``, all numbers to 6
-    digits: metrics.json, {arm: {metric: value}}, and per_image.csv.gz, of which the first column is ``arm``. It is read
-    again when it has these ``networks`` and pictures; otherwise all fills are measured again (with the networks of then
-    too, for these pictures). Several processes may call this at once. Raises BadInput as `evaluate` does.
+    What was measured is kept in ``results/trivial_fills/<first 16 digits of the test set's hash>/``: metrics.json,
+    {arm: {metric: value}} to 6 digits, and per_image.csv.gz, of which the first column is ``arm``. It is read again
+    when it has these ``networks`` and pictures; otherwise all fills are measured again. Several processes may call this
+    at once. Raises BadInput as `evaluate` does.
     """
     folder = TRIVIAL_FILLS / test_set.hash[:16]
     with files.lock(folder):
@@ -372,11 +354,8 @@ def measure_trivial_fills(
             wanted, metrics, rows = [name for name in NETWORKS if name in {*there, *networks}], {}, []
             for fill, arm in TRIVIAL.items():
                 found = evaluate(classical.FILLS[fill], test_set, networks=wanted, device=device)
-                metrics[arm] = {
-                    name: float(f"{value:.6g}") if isinstance(value, float) else value
-                    for name, value in found.items()
-                    if name not in OF_MACHINE
-                }
+                metrics[arm] = {name: float(f"{value:.6g}") if isinstance(value, float) else value
+                                for name, value in found.items() if name not in OF_MACHINE}  # fmt: skip
                 found.per_image.insert(0, "arm", arm)
                 rows.append(found.per_image)
             text = pd.concat(rows).to_csv(index=False, float_format="%.5g", lineterminator="\n")

@@ -116,9 +116,8 @@ def half(n: int, size: int, seed: int, side: str | None = None) -> Tensor:
     return _stack(lambda rng: halves[side or SIDES[rng.integers(4)]], n, size, seed)
 
 
-def strokes(
-    n: int, size: int, seed: int, count: tuple[int, int] = (2, 6), width: tuple[float, float] = (0.04, 0.1)
-) -> Tensor:
+def strokes(n: int, size: int, seed: int, count: tuple[int, int] = (2, 6),
+            width: tuple[float, float] = (0.04, 0.1)) -> Tensor:  # fmt: skip
     """Brush strokes: ``count`` winding strokes, each ``width`` of the image wide, both ends included.
 
     In the manner of Yu 2019 (gated convolution); the numbers are ours.
@@ -136,9 +135,8 @@ def strokes(
     return _stack(draw, n, size, seed)
 
 
-def irregular(
-    n: int, size: int, seed: int, ratio: tuple[float, float] = (0.1, 0.2), border: str = "touching"
-) -> Tensor:
+def irregular(n: int, size: int, seed: int, ratio: tuple[float, float] = (0.1, 0.2),
+              border: str = "touching") -> Tensor:  # fmt: skip
     """Irregular holes of an exact area, in the likeness of Liu 2018's flow-occlusion masks.
 
     1. Draw 2 to 8 primitives around and over the image (:func:`_draw_primitive`).

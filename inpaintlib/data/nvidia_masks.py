@@ -16,15 +16,8 @@ from inpaintlib.files import reason
 TEST, TRAIN = FOLDERS = ("testing_mask_dataset", "disocclusion_img_mask")
 
 
-def load(
-    source: Path,
-    size: int,
-    *,
-    ratio: tuple[float, float] | None = None,
-    border: str | None = None,
-    limit: int | None = None,
-    fifth: bool | None = None,
-) -> Tensor:
+def load(source: Path, size: int, *, ratio: tuple[float, float] | None = None, border: str | None = None,
+         limit: int | None = None, fifth: bool | None = None) -> Tensor:  # fmt: skip
     """The masks of a zip archive or unpacked folder: bool (n, 1, size, size), True = hole, by nearest neighbour.
 
     Test masks (testing_mask_dataset/NNNNN.png, white = hole) come in file order; ``ratio`` (one of ``RATIO_BINS``) and
@@ -57,13 +50,11 @@ def load(
         if ratio is not None or border is not None:
             raise BadInput(f"{source}: the training masks are not sorted by ratio or border: leave both out.")
         return _train(source, names[TRAIN], size, limit)
-    wanted = [
-        name
-        for name, (low_high, side) in ((name, _cell(name)) for name in names[TEST])
-        if (ratio is None or tuple(ratio) == low_high)
-        and border in (None, side)
-        and (fifth is None or (int(Path(name).stem) % 5 == 4) == fifth)
-    ]
+    wanted = []
+    for name in names[TEST]:
+        low_high, side = _cell(name)
+        if (ratio is None or tuple(ratio) == low_high) and border in (None, side):
+            wanted += [name] if fifth is None or (int(Path(name).stem) % 5 == 4) == fifth else []
     if not wanted:
         which = "" if fifth is None else ", every fifth file" if fifth else ", every fifth file left out"
         raise BadInput(f"{source}: holds no mask with ratio={ratio} and border={border!r}{which}.")

@@ -61,8 +61,7 @@ class Photos:
         return [CROP_BOX.sub("", id) for id in self.ids]
 
     def spread(self, n: int = 0) -> tuple[Tensor, list[str], list[str]]:
-        """n photos (0: all) spread evenly over the pictures, in their order: uint8 (n, 3, S, S) in memory of their own,
-        their ids and their pictures.
+        """n photos (0: all) in their order: uint8 (n, 3, S, S) in memory of their own, their ids and their pictures.
 
         Each picture gives as many photos as any other, or one more; those of one picture are evenly spaced in it.
         """
@@ -117,8 +116,7 @@ class Prepared:
 def load(dataset: str, size: int, split: str, resize: str | None = None, limit: int | None = None) -> Photos:
     """The photos of a split ("train" or "test"), prepared now if they are not yet; arguments as in ``prepare``.
 
-    Prepared photos outlive their source, and those that were prepared with ``skip_bad`` are taken as they are. Raises
-    BadInput when the dataset is not here (with the command that fetches it) or cannot be prepared.
+    Prepared photos outlive their source. Raises BadInput when the dataset is not here or cannot be prepared.
     """
     task = _Task.check(dataset, size, resize, limit)
     done = task.done()
@@ -127,9 +125,8 @@ def load(dataset: str, size: int, split: str, resize: str | None = None, limit: 
     return done.photos(split)
 
 
-def prepare(
-    dataset: str, size: int, resize: str | None = None, *, limit: int | None = None, skip_bad: bool = False
-) -> Prepared:
+def prepare(dataset: str, size: int, resize: str | None = None, *, limit: int | None = None,
+            skip_bad: bool = False) -> Prepared:  # fmt: skip
     """Decode a dataset once, in parallel, into DATA/prepared/<dataset>-<size>-<resize>/.
 
     ``dataset`` is a name of the registry or the path of a folder or zip. ``size`` is the side in pixels. ``resize`` is
@@ -272,9 +269,8 @@ def _crops_of_series(ids: list[str], series: dict[str, str]) -> dict[str, int]:
 def _bad_photos(source: Path, bad: dict[str, str]) -> BadInput:
     named = "; ".join(f"{id} ({why})" for id, why in list(bad.items())[:5]) + ("; ..." if len(bad) > 5 else "")
     count = "1 photo" if len(bad) == 1 else f"{len(bad)} photos"
-    return BadInput(
-        f"{count} of {source} cannot be read: {named}: repair or remove them, or leave them out (--skip-bad)."
-    )
+    advice = "repair or remove them, or leave them out (--skip-bad)"
+    return BadInput(f"{count} of {source} cannot be read: {named}: {advice}.")
 
 
 def _splits(pool: ThreadPoolExecutor, source: Path, dataset: str) -> dict[str, list[str]]:
@@ -450,16 +446,8 @@ class Batches:
     while this one is used. Both give the same batches. Raises BadInput for a batch below 1.
     """
 
-    def __init__(
-        self,
-        photos: Photos,
-        batch: int,
-        device: str | torch.device,
-        seed: int,
-        flip: bool = True,
-        *,
-        stream: bool | None = None,
-    ) -> None:
+    def __init__(self, photos: Photos, batch: int, device: str | torch.device, seed: int, flip: bool = True, *,
+                 stream: bool | None = None):  # fmt: skip
         if batch < 1:
             raise BadInput(f"batch is {batch}: it is the number of photos in a batch, 1 or more.")
         self.photos, self.batch, self.seed, self.flip = photos, batch, seed, flip
