@@ -72,7 +72,7 @@ def read(path: Path) -> Photo:
         raise BadInput(f"{path}: cannot be read as a photo ({reason(error)}); give a JPEG or a PNG") from error
 
 
-def hole_of(photo: Photo, path: Path, mask: str) -> np.ndarray:
+def hole_of(photo: Photo, path: Path, mask: str | Path) -> np.ndarray:
     """The hole, bool (H,W): all but the opaque pixels for ``alpha``, a central square for ``centre``, else the white of
     a mask picture, or of the one of the photo's name in a folder. BadInput where there is none, or not of this size."""
     high, wide = photo.pixels.shape[:2]

@@ -66,7 +66,7 @@ def test_a_stroke_on_the_canvas_of_notebook_92_brings_its_fill(browser, lab):
     page.get_by_text(re.compile(r"Python 3.*\| Idle")).first.wait_for(timeout=120_000)
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click(timeout=60_000)
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click(timeout=60_000)
-    saved = page.locator(".jp-OutputArea-output", has_text="1 fills of (512, 512) px in results/your_own_photo")
+    saved = page.locator(".jp-OutputArea-output", has_text="Saved in results/your_own_photo: telea; 512 x 512 px each")
     saved.wait_for(state="attached", timeout=120_000)
     canvas = page.locator(".jp-OutputArea-output canvas").first
     canvas.scroll_into_view_if_needed(timeout=60_000)
