@@ -10,6 +10,7 @@ claimed side, ``contradicted`` on the other, else ``undecided``, with the smalle
 have shown (``detectable``) and how many would decide. ``by construction`` is not counted, and ``not tested`` says why.
 """
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -36,11 +37,9 @@ from inpaintlib.harness.verdicts import (
     check,
     divided,
     family,
-    rows_of_arm,
+    rows_of_arm,  # fmt: skip
     test,
-)  # fmt: skip
-
-__all__ = ["CONTRADICTED", "NOT_TESTED", "REPRODUCED", "UNDECIDED", "VERDICTS", "build", "check", "read", "test"]
+)
 
 COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "published", "ours", "ci_low", "ci_high", "p",
            "p_adjusted", "detectable", "seeds_needed", "published_inside", "wins", "cells", "below_trivial", "family",
@@ -64,15 +63,12 @@ def judged(study: str, presets: list[str], looks: int = 1) -> pd.DataFrame:
     """``study_rows`` before they are text, with ``used``, the planned runs that each is about, an arm a list. A claim
     that no preset can say anything about, and one that is malformed, has one row without a preset. ``looks`` 2: as at
     the first of two looks."""
-    plan, rows, seen = sweep.load(study), [], set()
-    results = {}
+    rows, seen, results = [], set(), {}
     for preset in presets:
-        try:
+        with contextlib.suppress(tables.NoRuns):
             results[preset] = Results(study, preset)
-        except tables.NoRuns:
-            continue
     commands = {preset: command(study, preset) for preset in results}
-    for claim in plan.claims:
+    for claim in sweep.load(study).claims:
         try:
             check(study, claim)
             if claim["id"] in seen:
@@ -82,8 +78,7 @@ def judged(study: str, presets: list[str], looks: int = 1) -> pd.DataFrame:
             continue
         seen.add(claim["id"])
         if claim["test"] == "untestable" or not results:
-            why = claim.get("why", "no preset has finished runs.")
-            rows.append(_row(study, claim, Outcome(why=why)))
+            rows.append(_row(study, claim, Outcome(why=claim.get("why", "no preset has finished runs."))))
             continue
         rows += [row | {"command": commands[preset]} for preset in results
                  for row in _rows_of(claim, results[preset], looks)]  # fmt: skip
@@ -184,10 +179,8 @@ def _where_from(claim: dict, results: Results, ours: float) -> dict:
     """The test set, photos and code of a claim's own runs, and whether all its arms stay below the mean colour."""
     found = []
     for arm in arms(claim):
-        try:
+        with contextlib.suppress(NotTested):
             found.append((arm, rows_of_arm(results, arm, single=False)))
-        except NotTested:
-            continue
     own = [rows for arm, rows in found if "fill" not in arm]  # trivial fills are there for every test set
     if not any(map(len, own)):
         return {"computed": ""}
@@ -264,8 +257,7 @@ def build() -> pd.DataFrame:
 
 def presets_of(study: str) -> list[str]:
     """The presets of a sweep file that verdicts come from, by size: ``smoke`` shows that all runs, not what is true."""
-    there = sweep.load(study).presets
-    return [name for name in sweep.PRESETS if name in there and name != "smoke"]
+    return [name for name in sweep.PRESETS[1:] if name in sweep.load(study).presets]
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -367,7 +359,7 @@ def _markdown(rows: pd.DataFrame) -> str:
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of claims.csv as text, a column for each thing that a reader is told."""
     return pd.DataFrame({
-        "id": rows["id"], "claim": [_claim(row) for row in rows.itertuples()], "metric": rows["metric"],
+        "id": rows["id"], "claim": [cited(row) for row in rows.itertuples()], "metric": rows["metric"],
         "published": [number(row.published, row.direction) for row in rows.itertuples()],
         "ours [95 % interval]": [_interval(row) for row in rows.itertuples()],
         "p": [p_value(row.p_adjusted)[2:].removeprefix("= ") for row in rows.itertuples()],
@@ -377,8 +369,13 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     }).map(str)  # fmt: skip
 
 
-def _claim(row) -> str:
-    return f"{row.statement} ({', '.join(filter(None, [row.source, row.place]))})"
+def cited(row) -> str:
+    """A claim's statement with its source and place in brackets."""
+    return f"{row.statement} ({source(row)})"
+
+
+def source(row) -> str:
+    return ", ".join(filter(None, [row.source, row.place]))
 
 
 def _verdict(row) -> str:
@@ -419,7 +416,7 @@ def said(rows: pd.DataFrame, *names: str, dataset: str = "") -> str:
         found += [row.why] if row.verdict in (CONTRADICTED, BY_CONSTRUCTION) and row.why else []
         beside = f" on {row.dataset}" if dataset and row.dataset not in ("", dataset) else ""
         cells = f", {row.cells} cells" if row.cells else ""
-        lines.append(f"* **{row.id}** {_claim(row)}. **{row.verdict}**{beside}{cells}: {'. '.join(found)}")
+        lines.append(f"* **{row.id}** {cited(row)}. **{row.verdict}**{beside}{cells}: {'. '.join(found)}")
     lines += [f"* Not among the runs of this preset: {'; '.join(absent_ones)}."] if absent_ones else []
     return "\n".join(lines)
 

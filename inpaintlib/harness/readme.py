@@ -41,11 +41,10 @@ def finding(claim: str, rows: pd.DataFrame) -> str:
     """A claim in one line: what its source says, what was measured, the verdict. BadInput: there is no such claim."""
     measured = claims.value(claim, rows)
     row = rows[rows["id"] == claim].iloc[0]
-    source = ", ".join(filter(None, [row["source"], row["place"]]))
     *numbers, verdict = measured.rsplit(", ", 1)
     scale = [f"preset {row['preset']}"] if numbers else []
     below = ["arms below the mean colour"] if row["below_trivial"] == "True" else []
-    return f"{row['statement']} ({source}): " + ", ".join([f"**{verdict}**", *numbers, *scale, *below])
+    return f"{claims.cited(row)}: " + ", ".join([f"**{verdict}**", *numbers, *scale, *below])
 
 
 def contradicted(rows: pd.DataFrame) -> str:

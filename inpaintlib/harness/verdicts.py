@@ -184,14 +184,9 @@ def _test(claim: dict, results: Results) -> Outcome:
 def directional(values: np.ndarray, sign: int, above: float = 0.0) -> Outcome:
     """That the seeds' mean, times ``sign``, lies above ``above``."""
     _enough(len(values))
-    null = sign * above
-    found = statistics.interval(values, null)
-
-    def power(alpha):
-        return (statistics.detectable(found.sd, found.n, alpha),
-                statistics.seeds_needed(found.mean - null, found.sd, alpha))  # fmt: skip
-
-    return Outcome(found.mean, found.low, found.high, found.p, 1 if sign * found.mean > above else -1, found.n, power)
+    found = statistics.interval(values, sign * above)
+    side = 1 if sign * found.mean > above else -1
+    return Outcome(found.mean, found.low, found.high, found.p, side, found.n, _power(found, found.mean - sign * above))
 
 
 def equality(values: np.ndarray, target: float, within: float) -> Outcome:
@@ -200,13 +195,14 @@ def equality(values: np.ndarray, target: float, within: float) -> Outcome:
     found = statistics.interval(values)
     inside, outside = statistics.tost(values, target - within, target + within)
     room = within - abs(found.mean - target)
-
-    def power(alpha):
-        return (statistics.detectable(found.sd, found.n, alpha, sides=1),
-                statistics.seeds_needed(room, found.sd, alpha, sides=1))  # fmt: skip
-
     p, side = (inside, 1) if room > 0 else (outside, -1)
-    return Outcome(found.mean, found.low, found.high, p, side, found.n, power)
+    return Outcome(found.mean, found.low, found.high, p, side, found.n, _power(found, room, sides=1))
+
+
+def _power(found: statistics.Interval, distance: float, sides: int = 2) -> Callable[[float], tuple[float, float]]:
+    """``Outcome.power`` of a t test whose mean lies so far from its limit."""
+    return lambda alpha: (statistics.detectable(found.sd, found.n, alpha, sides),
+                          statistics.seeds_needed(distance, found.sd, alpha, sides))  # fmt: skip
 
 
 def _compare(claim: dict, results: Results) -> Outcome:
