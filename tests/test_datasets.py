@@ -48,37 +48,22 @@ def data(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
+PARIS = datasets.REGISTRY["paris_streetview"].folders
+
+
+@pytest.mark.parametrize(("folders", "splits"), [
+    (datasets.FOLDERS, dict(zip(TINY, ["train", "train", "validation", "test"], strict=True))),
+    (datasets.FOLDERS, {"c.JPEG": "other", "train/n1/a.JPEG": "train", "val/b.JPEG": "test"}),  # no other test folder
+    (datasets.FOLDERS, {"test/train/b.jpg": "test", "train/test/a.jpg": "train"}),  # the outermost folder decides
+    (datasets.FOLDERS, {"train/a.jpg": None, "train/b.jpg": None}),  # one split alone is none
+    (PARIS, {"e/paris_eval_corrupted/1.png": "corrupted", "e/paris_eval_gt/1.png": "test",
+             "paris_train_original/1.JPG": "train"}),
+])  # fmt: skip
 @pytest.mark.parametrize("name", ["archive.zip", "folder"])
-def test_official_splits_of_zip_and_folder(tmp_path, name):
-    path = make(tmp_path / name, TINY)
-    splits = ["test", "train", "train", "validation"]
-    assert datasets.members(path) == list(zip(splits, sorted(TINY), strict=True))
-    assert datasets.read(path, TINY[1]) == jpeg(1)
-
-
-def test_validation_is_the_test_set_where_there_is_no_other(tmp_path):
-    path = make(tmp_path / "imagenet", ["train/n1/a.JPEG", "val/b.JPEG", "c.JPEG"])
-    assert datasets.members(path) == [("other", "c.JPEG"), ("train", "train/n1/a.JPEG"), ("test", "val/b.JPEG")]
-
-
-def test_the_outermost_folder_decides(tmp_path):
-    path = make(tmp_path / "places", ["train/test/a.jpg", "test/train/b.jpg"])
-    assert datasets.members(path) == [("test", "test/train/b.jpg"), ("train", "train/test/a.jpg")]
-
-
-def test_one_split_alone_is_none(tmp_path):
-    path = make(tmp_path / "photos", ["train/a.jpg", "train/b.jpg"])
-    assert datasets.members(path) == [(None, "train/a.jpg"), (None, "train/b.jpg")]
-
-
-def test_paris_streetview_layout(tmp_path):
-    ids = ["paris_eval/paris_eval_corrupted/1.png", "paris_eval/paris_eval_gt/1.png", "paris_train_original/1.JPG"]
-    folders = datasets.REGISTRY["paris_streetview"].folders
-    assert [split for split, _ in datasets.members(make(tmp_path / "paris", ids), folders)] == [
-        "corrupted",
-        "test",
-        "train",
-    ]
+def test_official_splits_of_zip_and_folder(tmp_path, name, folders, splits):
+    path = make(tmp_path / name, splits)
+    assert datasets.members(path, folders) == [(splits[id], id) for id in sorted(splits)]
+    assert datasets.read(path, list(splits)[1]) == jpeg(1)
 
 
 @pytest.mark.parametrize("where", ["in the zip", "beside the zip", "beside the folder"])
@@ -163,13 +148,16 @@ def test_what_only_its_owners_give_says_where_to_ask(name):
             action(name)
 
 
-def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(BadInput, match=r"no dataset 'celba': did you mean 'celeba'\?.*demo, tiny_imagenet"):
-        datasets.fetch("celba")
-    with pytest.raises(BadInput, match="no dataset 'xyzzy': It is one of"):
-        datasets.locate("xyzzy")
-    with pytest.raises(BadInput, match="no folder or zip of photos at /nope/photos"):
-        datasets.locate("/nope/photos")
+@pytest.mark.parametrize(("action", "name", "message"), [
+    (datasets.fetch, "celba", r"no dataset 'celba': did you mean 'celeba'\?.*demo, tiny_imagenet"),
+    (datasets.check, "dmeo", "no dataset 'dmeo': did you mean 'demo'"),
+    (datasets.locate, "xyzzy", "no dataset 'xyzzy': It is one of"),
+    (datasets.locate, "/nope/photos", "no folder or zip of photos at /nope/photos"),
+    (datasets.check, "celeba", "celeba is not here"),
+])  # fmt: skip
+def test_unknown_and_missing_datasets(action, name, message):
+    with pytest.raises(BadInput, match=message):
+        action(name)
 
 
 def test_truncated_zip(tmp_path, data):
@@ -244,15 +232,10 @@ def test_an_unreadable_subfolder_is_named(tmp_path, monkeypatch):
         datasets.members(folder)
 
 
-def test_a_dataset_is_checked_before_anything_starts(tmp_path, data):
-    datasets.check("demo")
-    with pytest.raises(BadInput, match="no dataset 'dmeo': did you mean 'demo'"):
-        datasets.check("dmeo")
-    with pytest.raises(BadInput, match="celeba is not here"):
-        datasets.check("celeba")
+def test_prepared_photos_outlive_their_source(data):
     (data / "prepared" / "celeba-64-crop").mkdir(parents=True)
     (data / "prepared" / "celeba-64-crop" / "meta.json").touch()
-    datasets.check("celeba")  # prepared photos outlive their source
+    datasets.check("celeba")
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"celeba": 1}'])
@@ -263,12 +246,12 @@ def test_damaged_sources_are_one_sentence(data, content):
         datasets.locate("celeba")
 
 
-def test_a_foreign_partition_file_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["1.jpg 3", "1.jpg", "a b c"])
+def test_a_foreign_partition_file_is_named(tmp_path, text):
     folder = make(tmp_path / "celeba", ["1.jpg"])
-    for text in ("1.jpg 3", "1.jpg", "a b c"):
-        (folder / datasets.PARTITION).write_text(text)
-        with pytest.raises(BadInput, match=r"partition\.txt has lines other than NAME\.jpg and 0, 1 or 2"):
-            datasets.members(folder)
+    (folder / datasets.PARTITION).write_text(text)
+    with pytest.raises(BadInput, match=r"partition\.txt has lines other than NAME\.jpg and 0, 1 or 2"):
+        datasets.members(folder)
 
 
 def test_the_wrong_archive_and_an_empty_one(tmp_path):
