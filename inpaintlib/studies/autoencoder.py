@@ -108,8 +108,8 @@ def measure_code(cae: CAE, photos: Tensor, ids: list[str], pictures: list[str] |
         if with_lpips:
             columns["lpips"] = pretrained.lpips("alex", truth.device)(back, truth)
         columns |= resemblance(back, truth, images)
-        columns["blur_correlation_removed"] = resemblance(equally_blurred(truth, back), truth,
-                                                          images)["correlation_removed"]  # fmt: skip
+        control = resemblance(equally_blurred(truth, back), truth, images)
+        columns["blur_correlation_removed"] = control["correlation_removed"]
         columns |= {f"bilinear_l1{name}": metrics.l1(reduced(each), each)
                     for name, each in (("", truth), ("_structure", images))}  # fmt: skip
         rows.append(pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()}))

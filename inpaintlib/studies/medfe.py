@@ -211,10 +211,10 @@ def pulls(method: MEDFE, photos: Tensor, holes: Tensor) -> dict[str, float]:
     images = structures(truth.cpu()).to(truth) if method.settings.constraint == "conv1x1" else None
     terms = method.objective(output, truth, *branches, images)
     weighted = {name: method.settings.weights[name] * term for name, term in terms.items()}
-    groups = {name: [name] for name in weighted} | {
-        "constraint": [name for name in weighted if name in ("structure", "texture")],
-        "others": [name for name in weighted if name not in ("structure", "texture")],
-    }
+    tied = ("structure", "texture")
+    groups = {name: [name] for name in weighted}
+    groups |= {"constraint": [name for name in weighted if name in tied],
+               "others": [name for name in weighted if name not in tied]}  # fmt: skip
     weights = list(method.network.parameters())
     found = {}
     for name, group in groups.items():
@@ -231,15 +231,10 @@ def few(scores: Evaluation) -> dict[str, float]:
     return {"fid_500": metrics.fid(*(features[:FEW] for features in scores.features[""]))}
 
 
-def ending(history: pd.DataFrame, fraction: float = 0.1) -> pd.Series:
-    """The losses' means over the last ``fraction`` of a training's history."""
+def weighted_terms(history: pd.DataFrame, settings: medfe.Settings, fraction: float = 0.1) -> dict[str, float]:
+    """What each term adds to the objective, those that it has: the mean over the last ``fraction`` of a training."""
     rows = history.dropna(subset=["total"])
-    return rows.iloc[-max(1, round(fraction * len(rows))) :].mean()
-
-
-def weighted_terms(history: pd.DataFrame, settings: medfe.Settings) -> dict[str, float]:
-    """What each term adds to the objective at the end of a training, those that it has."""
-    last = ending(history)
+    last = rows.iloc[-max(1, round(fraction * len(rows))) :].mean()
     return {name: weight * last[name] for name, weight in settings.weights.items() if name in last}
 
 
