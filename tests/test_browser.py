@@ -52,7 +52,7 @@ def lab(tmp_path):
             if found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/", log.read_text()):
                 break
             time.sleep(0.1)
-        urllib.request.urlopen(found[0] + "api", timeout=10).read()
+        urllib.request.urlopen(found[0] + "api", timeout=60).read()
         yield found[0]
     finally:
         server.terminate()

@@ -331,3 +331,8 @@ def test_notebook_92_runs(tmp_path):
     assert "partial_conv: no trained network is here" in (tmp_path / "92.ipynb").read_text()
     assert {path.name for path in (tmp_path / "results" / "your_own_photo").iterdir()} == {
         "flower-meadow-square.png", "flower-meadow-square_telea.png"}  # fmt: skip
+
+
+def test_without_the_canvas_there_is_nothing_to_draw_on(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipycanvas", None)
+    assert Drawing(np.zeros((30, 40, 3), np.uint8)).widget() is None
