@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from inpaintlib import BadInput
+from inpaintlib import BadInput, parallel
 
 
 class Method(Protocol):
@@ -95,7 +95,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 def adam(network: nn.Module, lr: float, betas: tuple[float, float], device: torch.device) -> torch.optim.Adam:
     """Fused Adam; capturable on a GPU, so that a whole step can be replayed as one CUDA graph."""
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=device.type == "cuda")
+    made = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True, capturable=device.type == "cuda")
+    if parallel.size() > 1:
+        made.register_step_pre_hook(parallel.average_gradients)
+    return made
 
 
 def initialise(network: nn.Module, seed: int, name: str, rule: Callable[[nn.Module], None] | None = None) -> nn.Module:
@@ -154,6 +157,8 @@ class Trainer:
             raise BadInput(f"acceleration: {acceleration!r} needs a GPU; on a CPU it must be auto or eager")
         self.bf16 = precision == "bf16" or (precision == "auto" and (gpu or native_bf16()))
         self.graphed, self.compiled = gpu and acceleration != "eager", acceleration == "compile"
+        if parallel.size() > 1:  # an exchange between processes in a graph has never been tried
+            self.graphed = False
         if self.graphed:
             torch.backends.cudnn.benchmark = True
 
@@ -162,7 +167,10 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def as_cuda_graph(self, update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
-        """The update as one CUDA graph where that is on, else itself."""
+        """The update as one CUDA graph where that is on, else itself; among several processes on its rows alone."""
+        if parallel.size() > 1:
+            networks = [part for name in self.state if isinstance(part := getattr(self, name), nn.Module)]
+            return parallel.sharded(update, networks)
         return GraphedUpdate(update) if self.graphed else update
 
     def state_dict(self) -> dict:
@@ -309,6 +317,8 @@ class _History:
         if not self.rows or self.rows[-1]["step"] != step:
             kimg = step * self.batch / 1000
             self.rows.append({"kimg": kimg, "step": step, "seconds": round(self.seconds(), 3)})
+            if torch.cuda.is_available():
+                self.rows[-1]["gpu_gb"] = round(torch.cuda.memory_reserved() / 2**30, 3)  # GiB
         self.rows[-1].update(values)
         for name, value in values.items() if self.writer else ():
             self.writer.add_scalar(name.replace("test_", "test/"), value, step)
@@ -356,18 +366,18 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, once the step in progress is whole and saved.
     """
     (folder / "frames").mkdir(parents=True, exist_ok=True)
-    steps = max(1, math.ceil(kimg * 1000 / batches.batch))
+    if follows := parallel.rank() > 0:
+        evaluate = draw = on_evaluation = None
+        tensorboard = progress = False
+    in_steps = 1000 / batches.batch
+    steps = max(1, math.ceil(kimg * in_steps))
     log, evaluation, checkpoint = (
-        max(1, round(n))
-        for n in (
-            steps / log_rows,
-            eval_kimg * 1000 / batches.batch,
-            (checkpoint_kimg or eval_kimg) * 1000 / batches.batch,
-        )
+        max(1, round(n)) for n in (steps / log_rows, eval_kimg * in_steps, (checkpoint_kimg or eval_kimg) * in_steps)
     )
     path, state = folder / "checkpoint.pt", {"rows": [], "step": 0, "seconds": 0.0}
-    if path.exists():
-        state = load_checkpoint(path, method.device)
+    there = parallel.agreed(load_checkpoint(path, method.device) if path.exists() else None)
+    if there:
+        state = there
         method.load_state_dict(state["method"])
     start, writer = state["step"], _tensorboard(folder, state["step"]) if tensorboard else None
     history = _History(folder, batches.batch, log, state["rows"], state["seconds"], writer)
@@ -382,8 +392,9 @@ def fit(
             on_evaluation(history.frame())
 
     def save(step: int) -> None:
-        state = {"method": method.state_dict(), "rows": history.rows, "step": step, "seconds": history.seconds()}
-        save_checkpoint(path, state)
+        if not follows:
+            state = {"method": method.state_dict(), "rows": history.rows, "step": step, "seconds": history.seconds()}
+            save_checkpoint(path, state)
         history.write()
 
     if start == 0:
@@ -394,7 +405,8 @@ def fit(
             for done in range(start + 1, steps + 1):
                 history.record(method.step(batches.at(done - 1), done - 1))
                 bar.update()
-                last = done == steps or interrupt.pressed
+                pressed = parallel.anywhere(interrupt.pressed)
+                last = done == steps or pressed
                 if last or done % log == 0 or done % evaluation == 0 or done % checkpoint == 0:
                     losses = history.read(done, path)
                     history.add(done, losses)
@@ -407,7 +419,7 @@ def fit(
                     look(done)
                 if saving:
                     save(done)
-                if interrupt.pressed:
+                if pressed:
                     raise KeyboardInterrupt(f"stopped after step {done} of {steps}; the checkpoint is {path}")
     except torch.cuda.OutOfMemoryError as error:
         raise BadInput(f"batch: the GPU ran out of memory at {batches.batch} photos a step; choose a smaller batch "
@@ -415,6 +427,8 @@ def fit(
     finally:
         if writer:
             writer.close()
+    if follows:
+        raise parallel.Followed
     return history.frame()
 
 
