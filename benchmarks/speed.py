@@ -7,6 +7,7 @@ of ``make study``. The plain arms are also the second implementations that tests
 
 import gc
 import os
+import queue
 import statistics
 import subprocess
 import tempfile
@@ -333,6 +334,49 @@ def _structures(size: int, n: int, device: torch.device) -> dict:
     return _row("medfe", case, 1000 * seconds / n, "ms/photo", 1000 * reference / len(few))
 
 
+SHARERS = (1, 2, 4, 8)
+"""Numbers of runs at a time that `share` tries; on a CPU the first two."""
+
+
+def share() -> list[dict]:
+    """Photos a second of several small trainings on one device together, against one alone: see harness/full.py.
+
+    Each is a process of its own with a Context Encoder of 64 px, width 32, batch 64 (a CPU: 8 and 16).
+    """
+    gpu, context = choose_device().type == "cuda", torch.multiprocessing.get_context("spawn")
+    seconds, speeds = 10.0 if gpu else 2.0, {}
+    for n in SHARERS if gpu else SHARERS[:2]:
+        start, results = context.Barrier(n), context.Queue()
+        processes = [context.Process(target=_sharer, args=(start, results, seconds), daemon=True) for _ in range(n)]
+        for process in processes:
+            process.start()
+        try:
+            speeds[n] = sum(results.get(timeout=300) for _ in processes)
+        except queue.Empty:
+            raise BadInput(f"bench share: {n} trainings did not run beside each other; was memory short?") from None
+        for process in processes:
+            process.join()
+    return [_row("share", f"{n} runs at a time, Context Encoder, 64 px", speed, "photos/s", speeds[1])
+            for n, speed in speeds.items()]  # fmt: skip
+
+
+def _sharer(start, results, seconds: float) -> None:
+    """Train once all are warm, and for so long; put photos a second into the queue."""
+    device = choose_device()
+    width, batch = (32, 64) if device.type == "cuda" else (8, 16)
+    torch.set_num_threads(1)
+    method = ContextEncoder(Settings(size=64, width=width, bottleneck=100, overlap=4), 0, device)
+    photos = _random_photos(batch, 64, device)
+    each = seconds_per_step(method.step, photos, 6)
+    start.wait()
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        at_once = max(1, round(0.2 / each))
+        each = seconds_per_step(method.step, photos, at_once)
+        steps += at_once
+    results.put(steps * batch / (time.perf_counter() - began))
+
+
 def study() -> list[dict]:
     """Minutes of ``make study`` in a fresh clone of what is committed, installation included; the goal is 10.
 
@@ -351,7 +395,7 @@ def study() -> list[dict]:
 
 
 BENCHES = {"context_encoder": context_encoder, "partial_conv": partial_conv, "latent_search": latent_search,
-           "medfe": medfe, "study": study}  # fmt: skip
+           "medfe": medfe, "share": share, "study": study}  # fmt: skip
 
 
 def _row(bench: str, case: str, value: float, unit: str, baseline: float) -> dict:
