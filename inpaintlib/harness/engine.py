@@ -203,7 +203,7 @@ def sweep(
     threads = None if scheduler else max(1, _cores() // workers)  # however few are due: other threads, other sums
     job = Job(None, inpaintlib.RESULTS.resolve(), inpaintlib.DATA.resolve(), limit=run_time_limit, afresh=afresh)
     end = time.monotonic() + (time_limit - min(GRACE + 15, time_limit / 4) if time_limit else float("inf"))
-    ended = ""
+    ended, before = "", _progress(due)
     if due:
         with cluster(scheduler, min(workers, len(due)), job.results) as (client, slots):
             futures = _submit(client, graph, needs, due, replace(job, threads=threads), slots)
@@ -213,9 +213,17 @@ def sweep(
     failed = any(item.run.status() in ("failed", "damaged") for item in planned)
     if ended:
         tqdm.write(f"{ended}: {done} of {len(planned)} runs are done; start again to do the rest.")
+    if ended == "Time is up" and _progress(due) == before:
+        tqdm.write(f"No run reached its end or a checkpoint within {time_limit:g} s: the time limit must be longer.")
     if ended == "Interrupted":
         return INTERRUPTED
     return OK if done == len(planned) or (ended == "Time is up" and not failed) else FAILED
+
+
+def _progress(items: list[Planned]) -> list[float]:
+    """When each run was last finished or saved."""
+    paths = (item.run.folder / name for item in items for name in ("metrics.json", "checkpoint.pt"))
+    return [path.stat().st_mtime if path.exists() else 0.0 for path in paths]
 
 
 def _submit(
