@@ -5,14 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
 
 import pandas as pd
 import pytest
 
-from inpaintlib import ROOT
+from inpaintlib import ROOT, settings
 from inpaintlib.files import read_json
-from inpaintlib.harness import runs, sweep
+from inpaintlib.harness import sweep
 from inpaintlib.methods import context_encoder
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -86,10 +85,18 @@ def test_a_second_sweep_does_nothing(results):
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
 
 
-def test_parameters_of_notebook_10_are_the_settings_of_the_method():
-    declared = runs.notebook_parameters(ROOT / "notebooks" / "10_context_encoder.ipynb")
-    for field in fields(context_encoder.Settings):
-        assert declared[field.name].type is type(field.default), field.name
+@pytest.mark.parametrize("stem", settings.OF_NOTEBOOKS)
+def test_parameters_cells_say_what_the_settings_say(stem):
+    stands, due = settings.parameters_cell(ROOT / "notebooks" / f"{stem}.ipynb")
+    assert stands == due, "run python -m inpaintlib.settings"
+
+
+def test_a_parameters_line_is_written_from_its_field():
+    stale = "size: int = 64  # old\nown: int = 3  # stays\nratio: float = 999.0\nlr: float = 1e-3  # old (0, 1)"
+    assert settings.declared(context_encoder.Settings, stale).splitlines() == [
+        "size: int = 64  # px, a power of two; Pathak 2016 has 128 [32, inf)", "own: int = 3  # stays",
+        "ratio: float = 999.0  # lambda_rec / lambda_adv; inf: reconstruction only [0, inf]",
+        "lr: float = 1e-3  # Adam's learning rate for the discriminator D; the method's: 0.0002 (0, inf)"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name[:2])

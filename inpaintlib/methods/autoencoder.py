@@ -29,14 +29,14 @@ KINDS = {"texture": 3, "structure": 5}  # stride-2 convolutions down to the bott
 class Settings(Checked):
     """Every choice of one training; the defaults are the released code's. The size of the photos is none of them."""
 
-    kind: str = one_of("texture", KINDS)
-    width: int = number(32, least=1, unit="channels")  # of the first layer; the code has 8 times as many, 256
-    l1_weight: float = number(10.0, above=0)  # of the only loss, in [-1, 1] units; to Adam it matters little
-    lr: float = number(2e-4, above=0)
-    beta1: float = number(0.5, below=1)
-    beta2: float = number(0.999, below=1)
-    constant_kimg: float = number(math.inf, unit="kimg", infinite=True)  # at the full learning rate; released: 1 of 10
-    decay_kimg: float = number(0.0, unit="kimg")  # after that, in which it falls to 0, linearly; released: 9 of 10
+    kind: str = one_of("texture", KINDS)  # which of the two auto-encoders
+    width: int = number(32, least=1, unit="channels")  # channels of the first layer; Gielisse 2021 has 32
+    l1_weight: float = number(10.0, above=0)  # of the only loss
+    lr: float = number(2e-4, above=0)  # Adam's learning rate; Gielisse 2021 has 0.0002, for longer trainings
+    beta1: float = number(0.5, below=1)  # Adam
+    beta2: float = number(0.999, below=1)  # Adam
+    constant_kimg: float = number(math.inf, unit="kimg", infinite=True)  # kimg at the full rate; released: a tenth
+    decay_kimg: float = number(0.0, unit="kimg")  # kimg after that, in which it falls to 0
 
     @property
     def channels(self) -> int:

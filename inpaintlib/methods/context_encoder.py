@@ -37,25 +37,23 @@ class Settings(Checked):
     ``ratio`` is lambda_rec / lambda_adv; the weights sum to one as in the paper (.999 / .001), so 1 means .5 / .5.
     """
 
-    size: int = power_of_two(128, 32)  # px; paper and Lua 128, the report scales everything to 128
-    region: str = one_of("centre", REGIONS)  # centre: F predicts the patch only, else the whole photo
-    ratio: float = number(
-        999.0, infinite=True
-    )  # lambda_rec / lambda_adv; 0: no reconstruction, inf: no adversary
-    reconstruction: str = one_of("l2", ("l1", "l2_sum"))  # Eq. 1, a mean as in Lua | the paper | the report's first try
-    overlap: int = number(7, unit="px")  # of band inside the patch's edge; paper and report 7, Lua 4 (its default: 0)
-    overlap_visible: bool = False  # paper and Lua: True (the hole is smaller than the patch); the report: False
+    size: int = power_of_two(128, 32)  # px, a power of two; Pathak 2016 has 128
+    region: str = one_of("centre", REGIONS)  # where holes are
+    ratio: float = number(999.0, infinite=True)  # lambda_rec / lambda_adv; inf: reconstruction only
+    reconstruction: str = one_of("l2", ("l1", "l2_sum"))  # loss; l2_sum: not averaged over pixels
+    overlap: int = number(7, unit="px")  # px of band inside the patch's edge; Pathak 2016 has 7, its code 4
+    overlap_visible: bool = False  # the network sees the band (Pathak 2016); Meneust & Pinto 2024 blank it
     overlap_weight: float = number(10.0, above=0)  # of the reconstruction in the band; random regions: of known pixels
-    placeholder: str = one_of("zero", ("mean",))  # in the hole: mid-grey (paper 3.3, report) | mean (paper 4, Lua)
-    lr: float = number(2e-4, above=0)  # of D
-    generator_lr_factor: float = number(10.0, above=0)  # F's over D's; paper, Lua 10 (Lua: 1 at ratio 0 and infinity)
-    beta1: float = number(0.5, below=1)
-    beta2: float = number(0.999, below=1)  # the report: 0.9
-    width: int = number(64, least=1, unit="channels")  # of the first layer; 64 in the paper
-    bottleneck: int = number(4000, unit="units")  # Lua's default is 100; 0: channel-wise fully connected (paper 3.1)
-    noise: int = number(0, unit="units")  # of N(0, 1) noise beside the bottleneck; Lua's option uses 100
-    pooling: bool = False  # the encoder's convolutions keep the size and a pooling layer halves it (paper 4: coarser)
-    conditional: bool = False  # D also sees the photo with its hole (Lua's conditionAdv; the paper rejects it)
+    placeholder: str = one_of("zero", ("mean",))  # in the hole: mid-grey, or ImageNet's mean (the code)
+    lr: float = number(2e-4, above=0)  # Adam's learning rate for the discriminator D
+    generator_lr_factor: float = number(10.0, above=0)  # the generator's learning rate over D's; the code: 1 at ratio 0
+    beta1: float = number(0.5, below=1)  # Adam
+    beta2: float = number(0.999, below=1)  # Adam; Meneust & Pinto 2024 have 0.9
+    width: int = number(64, least=1, unit="channels")  # channels of the first layer; Pathak 2016 has 64
+    bottleneck: int = number(4000, unit="units")  # units; Pathak 2016 has 4000; 0: channel-wise fully connected
+    noise: int = number(0, unit="units")  # units of Gaussian noise beside the bottleneck; the code's option has 100
+    pooling: bool = False  # pooling layers halve the encoder's maps, in place of strides
+    conditional: bool = False  # D also sees the photo with its hole; Pathak 2016 rejects it
     composite: bool = False  # D sees the prediction pasted into its photo, and not the prediction alone
 
     def __post_init__(self):

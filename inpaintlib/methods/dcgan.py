@@ -33,15 +33,15 @@ from inpaintlib.training import (
 class Settings(Checked):
     """Every choice of one training, each with who made it."""
 
-    size: int = power_of_two(64, 16)  # px
-    width: int = number(64, least=1, unit="channels")  # of the layer nearest the photo
+    size: int = power_of_two(64, 16)  # px, a power of two
+    width: int = number(64, least=1, unit="channels")  # channels of the layer nearest the photo; the Torch code has 64
     latent: int = number(100, least=1)  # numbers in z
-    prior: str = one_of("uniform", ("normal",))  # U(-1, 1) (DCGAN, Yeh) | N(0, 1) (the Torch code's default)
-    d_steps: int = number(1, least=1)  # updates of D in a turn; the IFT6266 blog: 30 in its post, 15 in its code
-    g_steps: int = number(1, least=1)  # updates of G that end the turn; the IFT6266 blog 10, two ports of Yeh 2
-    lr: float = number(2e-4, above=0)
-    beta1: float = number(0.5, below=1)
-    beta2: float = number(0.999, below=1)
+    prior: str = one_of("uniform", ("normal",))  # of z: from -1 to 1, or standard normal (the Torch code's default)
+    d_steps: int = number(1, least=1)  # updates of D in a turn; the IFT6266 blog has 30 in its text, 15 in its code
+    g_steps: int = number(1, least=1)  # updates of G that end it; Radford 2016 has 1, ports 2, the IFT6266 blog 10
+    lr: float = number(2e-4, above=0)  # Adam's learning rate; Radford 2016 has 0.0002, for longer trainings
+    beta1: float = number(0.5, below=1)  # Adam
+    beta2: float = number(0.999, below=1)  # Adam
 
 
 # Networks

@@ -35,25 +35,25 @@ from inpaintlib.training import Trainer, generator
 class Settings(Checked):
     """Every choice of one search; the defaults are Yeh 2017's, the learning rate (which they do not give) bamos's."""
 
-    context: str = one_of("l1", ("l2",))  # of L_c: l1 (Yeh) | l2, the squared difference (the IFT6266 blog)
-    weights: str = one_of("window", ("uniform",))  # Yeh 2017 | Yeh 2016, the IFT6266 blog
-    window: int = number(7, least=3, unit="px, odd")  # Yeh 2017 has 7
-    equalise: bool = False  # scale W to the sum of M, so that both weights oppose the prior with equal force
-    prior: str = one_of("saturating", ("non_saturating",))  # log(1 - D) (Yeh, the IFT6266 blog) | -log D (ports)
-    lambda_prior: float = number(0.003)  # λ; its meaning hangs on the next two
-    reduction: str = one_of("sum", ("mean",))  # of L_c over the 3·S·S values of a photo: Yeh | the IFT6266 blog
-    signed: bool = True  # L_c compares photos in [-1, 1] (Yeh); False: in [0, 1] (the IFT6266 blog)
-    optimiser: str = one_of("adam", ("gd", "nesterov", "lbfgs"))
+    context: str = one_of("l1", ("l2",))  # context loss: l1 (Yeh 2017), or l2 (the IFT6266 blog)
+    weights: str = one_of("window", ("uniform",))  # of known pixels: window (Yeh 2017), or uniform (Yeh 2016)
+    window: int = number(7, least=3, unit="px, odd")  # px, odd
+    equalise: bool = False  # scale window weights to the sum of uniform ones
+    prior: str = one_of("saturating", ("non_saturating",))  # prior loss: log(1 - D) (Yeh 2017), or -log D (ports)
+    lambda_prior: float = number(0.003)  # weight of the prior loss; it depends on the next two
+    reduction: str = one_of("sum", ("mean",))  # of the context loss over a photo's values; the IFT6266 blog has mean
+    signed: bool = True  # the loss compares photos in -1 to 1; the IFT6266 blog in 0 to 1
+    optimiser: str = one_of("adam", ("gd", "nesterov", "lbfgs"))  # what moves z
     lr: float = number(0.01, above=0)  # learning rate; lbfgs: length of its first step
     momentum: float = number(0.9, below=1)  # of nesterov
-    iterations: int = number(1500)  # steps, a gradient each; one that lbfgs takes back counts too
-    clip: bool = True  # keep z in [-1, 1]
-    stop: str = one_of("none", ("blog", "l1"))  # a restart rests once its gradient is small: max_j |g_j| | sum_j |g_j|
+    iterations: int = number(1500)  # steps, a gradient each; Yeh 2017 has 1500
+    clip: bool = True  # keep z in -1 to 1
+    stop: str = one_of("none", ("blog", "l1"))  # a restart rests once its gradient is small: max |g|, or sum |g|
     tolerance: float = number(1e-4, above=0)  # of the stopping rule
-    restarts: int = number(1, least=1)  # K latents a photo, the best kept by total loss
-    coarse_restarts: int = number(0)  # of so many cheap restarts the best K are searched on; 0: no such round
-    coarse_iterations: int = number(50)  # of the cheap restarts; 0 ranks them as they were drawn
-    blend: bool = False  # Poisson-blend G(z*) into the hole; False: paste it
+    restarts: int = number(1, least=1)  # latents a photo; 1, 4, 16, ... of them are measured too
+    coarse_restarts: int = number(0)  # cheap restarts, of which the best are searched on; 0 for none
+    coarse_iterations: int = number(50)  # of the cheap restarts; 0 ranks them as drawn
+    blend: bool = False  # measure the Poisson-blended fill beside the pasted one
 
     def __post_init__(self):
         super().__post_init__()

@@ -47,22 +47,22 @@ class Settings(Checked):
     * ``cae_no_norm``: ``cae`` without the instance norm before the features' tanh, by which they cannot equal a code.
     """
 
-    size: int = power_of_two(256, 64)  # px; in both texts 256
-    width: int = number(64, least=1, unit="channels")  # of the first layer; 64 in the code, with 256 in the branches
-    region: str = one_of("centre", ("irregular",))  # half the side: Gielisse 2021 | NVIDIA's masks: Liu 2020
-    constraint: str = one_of("conv1x1", CONSTRAINTS)
-    loss_mult: float = number(-1.0, least=-1)  # of both constraints; -1: the text's, 1, and 8 with auto-encoders
-    l1_weight: float = number(1.0)  # of the L1 of the whole photo, in [-1, 1] units
+    size: int = power_of_two(256, 64)  # px, a power of two; both texts have 256
+    width: int = number(64, least=1, unit="channels")  # channels of the first layer; the code has 64
+    region: str = one_of("centre", ("irregular",))  # the hole: half the side (Gielisse 2021), or irregular (Liu 2020)
+    constraint: str = one_of("conv1x1", CONSTRAINTS)  # what ties the branches to pictures
+    loss_mult: float = number(-1.0, least=-1)  # of both constraints; -1: 1, with auto-encoders 8; released 4 and 32
+    l1_weight: float = number(1.0)  # of the photo's L1
     perceptual_weight: float = number(0.2)  # of VGG-16's relu1_1 to relu5_1
-    style_weight: float = number(250.0)  # of the Gram matrices of relu2_2, relu3_3, relu4_3 and relu5_2
+    style_weight: float = number(250.0)  # of Gram matrices of relu2_2, relu3_3, relu4_3 and relu5_2
     adversarial_weight: float = number(0.2)  # of both discriminators
-    structure_weight: float = number(1.0)  # of L_rst, times loss_mult
-    texture_weight: float = number(1.0)  # of L_rte, times loss_mult
-    pixel_kimg: float = number(0.0, unit="kimg")  # at first on the L1 of the photo alone; not in the texts
-    lr: float = number(2e-4, above=0)  # of all networks
-    beta1: float = number(0.5, below=1)
-    beta2: float = number(0.999, below=1)
-    bank: int = number(3072, least=len(masks.RATIO_BINS), unit="masks, one a bin")  # irregular ones, drawn once
+    structure_weight: float = number(1.0)  # of the structure branch's constraint
+    texture_weight: float = number(1.0)  # of the texture branch's
+    pixel_kimg: float = number(0.0, unit="kimg")  # kimg on the L1 alone at first; the texts have none
+    lr: float = number(2e-4, above=0)  # Adam's learning rate; Liu 2020 has 0.0002, for millions of photos
+    beta1: float = number(0.5, below=1)  # Adam
+    beta2: float = number(0.999, below=1)  # Adam
+    bank: int = number(3072, least=len(masks.RATIO_BINS), unit="masks, one a bin")  # irregular training masks
 
     def __post_init__(self):
         super().__post_init__()

@@ -36,25 +36,25 @@ class Settings(Checked):
     The five weights are those of Eq. 7, found on 100 validation images; a term of weight 0 is not computed.
     """
 
-    size: int = power_of_two(512, 32)  # px; fixes the depth: log2(size) - 1 levels
-    width: int = number(64, least=1, unit="channels")  # of the first layer
-    conv: str = one_of("partial", ("plain",))  # plain: the paper's baseline "Conv", the same with ordinary convolutions
-    placeholder: str = one_of("mean", ("grey",))  # in the hole: ImageNet's mean colour or .5; only plain ones see it
-    scaling: bool = True  # the factor sum(1)/sum(M) of Eq. 1; False: hypothesis A-6
+    size: int = power_of_two(512, 32)  # px, a power of two; Liu 2018 has 512
+    width: int = number(64, least=1, unit="channels")  # channels of the first layer; Liu 2018 has 64
+    conv: str = one_of("partial", ("plain",))  # plain is Liu 2018's own baseline, Conv
+    placeholder: str = one_of("mean", ("grey",))  # in the hole: ImageNet's mean colour, or .5; only plain ones see it
+    scaling: bool = True  # the factor sum(1)/sum(M) of Eq. 1
     valid_weight: float = number(1.0)  # of L_valid
     hole_weight: float = number(6.0)  # of L_hole
     perceptual_weight: float = number(0.05)  # of L_perceptual, output and composite
     style_weight: float = number(120.0)  # of L_style, output and composite
     tv_weight: float = number(0.1)  # of L_tv
-    pixel_scale: float = number(1.0, above=0)  # pixel terms are of [0, pixel_scale]; 4.4: over ImageNet's deviation
-    vgg_input: str = one_of("unit", losses.SCALINGS)  # [0, 1], or by ImageNet, or [-1, 1]; the authors said each once
-    lr: float = number(2e-4, above=0)
-    second_stage_kimg: float = number(math.inf, unit="kimg", infinite=True)  # before the second stage; inf: none
-    second_lr: float = number(5e-5, above=0)  # of the second stage: the encoder's batch norm keeps its statistics
-    freeze_affine: bool = False  # whether that batch norm's scale and shift stay too; the paper can be read both ways
-    beta1: float = number(0.9, below=1)  # not in the paper: Adam's defaults
-    beta2: float = number(0.999, below=1)
-    bank: int = number(3072, least=len(masks.RATIO_BINS), unit="masks, one a bin")  # drawn once; a step picks and turns
+    pixel_scale: float = number(1.0, above=0)  # range of photos in pixel terms; 4.4: over ImageNet's deviation
+    vgg_input: str = one_of("unit", losses.SCALINGS)  # how photos are scaled for VGG; the authors said each once
+    lr: float = number(2e-4, above=0)  # Adam's learning rate; Liu 2018 has 0.0002, for millions of photos
+    second_stage_kimg: float = number(math.inf, unit="kimg", infinite=True)  # kimg before the second stage; inf: none
+    second_lr: float = number(5e-5, above=0)  # in the second stage, the encoder's batch norm frozen; Liu 2018 has 5e-05
+    freeze_affine: bool = False  # freeze its scale and shift too; Liu 2018 can be read both ways
+    beta1: float = number(0.9, below=1)  # Adam
+    beta2: float = number(0.999, below=1)  # Adam
+    bank: int = number(3072, least=len(masks.RATIO_BINS), unit="masks, one a bin")  # training masks, turned at random
 
     def __post_init__(self):
         super().__post_init__()
