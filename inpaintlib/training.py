@@ -244,7 +244,10 @@ def save_checkpoint(path: Path, state: dict) -> None:
     """Writes tensors and plain values atomically; on a full disk the old file stays and BadInput says so."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        torch.save(state, temporary)
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut leaves the old file or the new
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)

@@ -143,7 +143,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(path, {"step": 1})
 
     def full(state, file):
-        file.write_bytes(b"half a file")
+        file.write(b"half a file")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

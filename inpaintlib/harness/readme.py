@@ -54,6 +54,8 @@ def contradicted(rows: pd.DataFrame) -> str:
 
 
 def not_tested(rows: pd.DataFrame) -> str:
-    """Why claims were not tested, each reason up to its first colon, the commonest first, with the number of claims."""
+    """Why claims were not tested, each reason up to its first colon, the commonest first, with the number of claims.
+    Runs that are still to do are one reason."""
     reasons = rows.loc[rows["verdict"] == claims.NOT_TESTED, "why"].str.split("[:;]", regex=True).str[0].str.rstrip(".")
+    reasons = reasons.str.replace(r"^(the preset \w+ has no finished run).*", r"\1 of an arm that it needs", regex=True)
     return "\n".join(f"* {count} × {why}" for why, count in reasons.value_counts().items()) or "None."
