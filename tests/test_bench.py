@@ -142,3 +142,12 @@ def test_the_study_is_timed_in_a_clone_of_what_is_committed(tmp_path, monkeypatc
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-a", "-m", "A study that fails")
     with pytest.raises(BadInput, match=r"make study ended with status 2; its last line: make.*Error 3"):
         bench.study()
+
+
+@pytest.mark.slow
+def test_trainings_that_share_a_device_are_counted_together():
+    """On a CPU of two cores; on one, two are no faster, and no slower than by half."""
+    one, two = bench.share()
+    assert [row["case"].split()[0] for row in (one, two)] == ["1", "2"]
+    assert two["baseline"] == one["value"]
+    assert two["ratio"] > 0.5

@@ -8,18 +8,26 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import fields, replace
 
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
+import torchvision
+from conftest import CLASSES, coders, noise
 from PIL import Image
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.data import datasets
+from inpaintlib.data import datasets, masks
+from inpaintlib.data.masks import centre, irregular
+from inpaintlib.data.test_set import TestSet
 from inpaintlib.harness import full, pack, runs, sweep
+from inpaintlib.methods import autoencoder, context_encoder, dcgan, latent_search, medfe, partial_conv
+from inpaintlib.metrics import evaluate
 
 ROOT = inpaintlib.ROOT
 PLAN = (ROOT / "notebooks" / "sweeps" / "full.md").read_text()
@@ -248,3 +256,69 @@ def test_a_clone_and_the_parts_start_the_sweep_without_network(packed, tmp_path)
     assert made.returncode == 0, made.stderr
     (metrics,) = (clone / "results" / "carried" / "runs").glob("*/metrics.json")
     assert json.loads(metrics.read_text()) == {"n_photos": 35, "status": "done"}
+
+
+def test_a_time_limit_in_which_nothing_is_reached_is_said(tiny, capsys):
+    tiny(("", "64/2"), wait=60.0)
+    assert sweep.run("tiny", "full", 1, time_limit=4.0) == 0
+    assert (
+        "No run reached its end or a checkpoint within 4 s: the time limit must be longer." in capsys.readouterr().out
+    )
+
+
+# Every setting of the preset, at its real size ------------------------------------------------------------------------
+
+KINDS = {"10": context_encoder, "20": partial_conv, "30": dcgan, "40": autoencoder, "41": medfe, "31": latent_search}
+
+
+def distinct_settings() -> dict[str, object]:
+    """The settings of the preset full, each once; the number of its notebook and the run's id as a name."""
+    found = {}
+    for study in sweep.names():
+        for item in sweep.plan(study, "full"):
+            if kind := KINDS.get(item.notebook.name[:2]):
+                values = {field.name: item.parameters[field.name] for field in fields(kind.Settings)}
+                settings = kind.Settings(**values)
+                if settings not in found.values():
+                    found[f"{item.notebook.name[:2]} {item.run_id.rsplit(',seed', 1)[0]}"] = settings
+    return found
+
+
+FULL = distinct_settings()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_settings_take_a_step_and_are_measured_at_their_real_size(name):
+    """On a CPU, in fp32, with 2 photos a step in place of 16 to 512, so that each stays below 8 GiB; VGG untrained."""
+    settings, vgg = FULL[name], torchvision.models.vgg16(weights=None).features
+    if isinstance(settings, latent_search.Settings):
+        gan = dcgan.DCGAN(dcgan.Settings(width=64), 0, "cpu", "fp32")
+        search = latent_search.LatentSearch(gan, replace(settings, iterations=2), 0, precision="fp32")
+        found = search.search(noise(2).float() / 255, centre(2, 64), records=2)
+        assert found.restart_losses.shape == (2, settings.restarts)
+        assert found.filled.isfinite().all()
+        return
+    codes = {}
+    if isinstance(settings, medfe.Settings) and settings.of_code:
+        codes = {"codes": coders(settings.width // 2)}
+    with_vgg = {"vgg": vgg} if isinstance(settings, partial_conv.Settings | medfe.Settings) else {}
+    if isinstance(settings, partial_conv.Settings):
+        with_vgg["bank"] = irregular(6, settings.size, 0, (0.2, 0.3))
+    method = CLASSES[type(settings)](settings, 0, "cpu", "fp32", **with_vgg, **codes)
+    size = getattr(settings, "size", 128)
+    photos = noise(2, size, 0, 6 if isinstance(settings, medfe.Settings) else 3)
+    first = math.ceil(getattr(settings, "pixel_kimg", 0) * 500)  # MEDFE's first step with all terms
+    losses = method.step(photos, first)
+    assert all(loss.isfinite() for loss in losses.values())
+    if isinstance(settings, dcgan.Settings):
+        assert method.samples(2).shape == (2, 3, size, size)
+    elif isinstance(settings, autoencoder.Settings):
+        assert method.reconstruct(photos.float() / 255).shape == (2, 3, size, size)
+    else:
+        region = getattr(settings, "region", "centre")
+        holes = masks.make(region, 2, size, 1) if region == "random_pixels" else centre(2, size, hole=size // 2)
+        test_set = TestSet.make("noise", photos[:, :3], holes, ["a", "b"], ["a", "b"])
+        scores = evaluate(method.inpaint, test_set, networks=(), device="cpu")
+        assert math.isfinite(scores["psnr_hole"])
+    assert psutil.Process().memory_info().rss < 8 * 2**30

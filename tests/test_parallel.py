@@ -12,6 +12,8 @@ from torch import nn
 
 import inpaintlib
 from inpaintlib import BadInput, parallel
+from inpaintlib.files import read_json
+from inpaintlib.harness import torchrun
 from inpaintlib.training import fit, load_checkpoint
 
 STEPS, BATCH = 3, 4
@@ -118,6 +120,29 @@ def test_batch_norm_is_pytorchs_in_one_process():
                  for y, layer in zip(outputs, (plain, ours), strict=True)]  # fmt: skip
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(plain.state_dict(), ours.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("context_encoder_ratios", "torchrun: name a study and a preset"),
+     ("context_encoder_ratios smoke seed=77", "torchrun: 0 runs .* have seed=77; name one"),
+     ("context_encoder_ratios smoke arm=ratio", "torchrun: 8 runs .* have arm=ratio; name one")],
+)  # fmt: skip
+def test_torchrun_wants_one_run(results, words, said):
+    with pytest.raises(BadInput, match=said):
+        torchrun.main(words.split())
+
+
+@pytest.mark.slow
+def test_torchrun_finishes_a_run_of_a_sweep(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    run = ["-m", "inpaintlib.harness.torchrun", "context_encoder_ratios", "smoke", "arm=ratio", "ratio=1000", "seed=0"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "INPAINT_RESULTS": str(tmp_path)}
+    made = subprocess.run([*command, "--nproc-per-node=2", *run], env=env, cwd=inpaintlib.ROOT, timeout=300)
+    assert made.returncode == 0
+    (folder,) = (tmp_path / "context_encoder_ratios" / "runs").iterdir()
+    assert read_json(folder / "metrics.json")["status"] == "done"
+    assert not (folder / "running.lock").exists()
 
 
 if __name__ == "__main__":
