@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-MISSING = (
-    "To draw a mask, install the canvas: pip install ipycanvas, and start the kernel again. Until then the mask is"
-)
+MISSING = ("To draw a hole, install the canvas with pip install ipycanvas, and start the kernel again. Until then the "
+           "hole is what the parameter mask says.")  # fmt: skip
 
 
 class Drawing:

@@ -316,7 +316,8 @@ def run(photos: Sequence[str], mask: str, names: Sequence[str], out: Path, check
         for sentence in said:
             tqdm.write(f"inpaintlib: {sentence}", file=sys.stderr)
     for i in range(0, len(rows), ROWS):
-        figures.stacked(rows[i : i + ROWS]).save(out / f"contact_sheet{f'_{i // ROWS + 1}' if i else ''}.png")
+        sheet = np.asarray(figures.stacked(rows[i : i + ROWS]))
+        save(sheet, out / f"contact_sheet{f'_{i // ROWS + 1}' if i else ''}.png")
     return 0 if not wrong else 1 if right else 2
 
 

@@ -1,5 +1,6 @@
 """All methods on one test: the holes, who may fill them, what is kept of it, and what ranks and fronts say."""
 
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +121,9 @@ def test_training_counts_the_network_that_a_training_began_with():
     assert cost["kimg"] == files[0][0]["kimg"] + files[1][0]["kimg"] > 6
     assert cost["training_seconds"] == files[0][1]["training_seconds"] + files[1][1]["training_seconds"]
     assert (cost["trained_on"], cost["trained_size"], cost["trained_holes"]) == ("demo", 32, "irregular")
+    given = {"kimg": 1, "dataset": "demo", "size": 64, "train_masks": "nvidia"}
+    other = types.SimpleNamespace(parameters=given, metrics={"training_seconds": 2.0})
+    assert all_methods.training(other)["trained_holes"] == "irregular"  # whoever drew them
 
 
 def test_networks_are_of_one_data_set_and_a_method_without_one_is_missing(monkeypatch):

@@ -15,7 +15,7 @@ from tests.toy_study import PRESETS, Toy
 
 C, OWN = {"arm": "c"}, {"source": "Paper 2018", "place": "Table 1"}
 NEAR, FAR, SOME = claim("NEAR"), claim("FAR", above=0.2001), claim("SOME", a=A, b=C, above=1.15, **OWN)
-DECIDED = claim("DECIDED", a=B, b=C, above=0.5)
+DECIDED, ALONE = claim("DECIDED", a=B, b=C, above=0.5), claim("ALONE", a=C, b={"arm": "ratio", "ratio": 1})
 TIMED = {name: preset | {"hours": 0.75} for name, preset in PRESETS.items()}  # 100 s for each of 27 runs
 
 
@@ -33,7 +33,7 @@ def differences(n):
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A study whose preset quick is done, and a sweep that finishes at once what is due and notes it in ``made``."""
-    found = Toy(tmp_path, monkeypatch, TIMED, [NEAR, FAR, DECIDED, SOME])
+    found = Toy(tmp_path, monkeypatch, TIMED, [NEAR, FAR, DECIDED, SOME, ALONE])
     found.finish("quick", measure)
     found.made = []
 
@@ -85,6 +85,11 @@ def test_added_seeds_count_in_tables_and_claims_which_are_judged_at_two_looks(to
     row = claims.build().set_index("id").loc["NEAR"]
     looks = [stats.ttest_1samp(differences(n), 0).pvalue for n in (6, 17)]
     assert (row["n_seeds"], row["verdict"]) == (17, "reproduced")
+    alone = claims.build().set_index("id").loc["ALONE"]  # got no seeds, since it was decided: two looks all the same
+    values = [measure({"arm": "c", "seed": seed})["psnr_hole"] for seed in range(3)]
+    assert alone["p"] == pytest.approx(2 * stats.ttest_1samp(values, 0).pvalue, rel=1e-5)
+    assert before.loc["ALONE", "p"] == pytest.approx(alone["p"] / 2, rel=1e-5)
+    assert "toy ALONE" not in printed
     assert row["p"] == pytest.approx(2 * min(looks), rel=1e-5)
     assert row["ours"] == pytest.approx(differences(17).mean(), rel=1e-5)
     assert (Results("toy", "quick").runs["arm"] == "a").sum() == 17
@@ -128,6 +133,8 @@ def test_a_first_look_that_is_not_complete_other_options_and_a_foreign_record_ar
     assert main(["sweep", "toy", "--until", "decided", "--preset", "night"]) == 2
     assert "night has 27 runs to do before a first look; make them with python -m inpaintlib sweep toy --preset night" \
         in capsys.readouterr().err  # fmt: skip
+    assert main(["sweep", "toy", "--until", "decided", "--workers", "-1"]) == 2
+    assert "workers must be at least 1, not -1" in capsys.readouterr().err
     assert main(["sweep", "toy", "--until", "decided", "--only", "seed=1"]) == 2
     assert "leave --set, --only and --rerun out" in capsys.readouterr().err
     name = sweep.plan("toy", "quick")[0].run_id

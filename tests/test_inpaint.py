@@ -288,6 +288,7 @@ def test_what_is_wrong_is_said_before_anything_starts(folder, networks, capsys):
         ([], "tela", "there is no 'tela'; did you mean 'telea'?"),
         ([], "partial_conv", "make one with python -m inpaintlib sweep partial_conv_losses --preset quick"),
         (["--checkpoint", photo], "telea,partial_conv", "--checkpoint: is of one method"),
+        (["--checkpoint", photo], "telea", "telea: has no network, so it takes no checkpoint"),
         ([folder / "photos"], "telea", "there"),
     ]:
         assert command(folder, photo, *words, "--mask", "centre", method=method) == (0 if sentence == "there" else 2)

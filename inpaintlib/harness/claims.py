@@ -62,7 +62,8 @@ def study_rows(study: str, presets: list[str]) -> pd.DataFrame:
 def judged(study: str, presets: list[str], looks: int = 1) -> pd.DataFrame:
     """``study_rows`` before they are text, with ``used``, the planned runs that each is about, an arm a list. A claim
     that no preset can say anything about, and one that is malformed, has one row without a preset. ``looks`` 2: as at
-    the first of two looks."""
+    the first of two looks. Once seeds were added to a preset, all claims of it have had two: which of them got seeds
+    depends on their p-values."""
     rows, seen, results = [], set(), {}
     for preset in presets:
         with contextlib.suppress(tables.NoRuns):
@@ -95,11 +96,10 @@ def _rows_of(claim: dict, results: Results, looks: int) -> list[dict]:
     used = list({item.run_id: item for group in groups for item in group}.values())
     there = [item.parameters.get("dataset") for item in used] or list(parted.runs.get("dataset", [None]))
     datasets = [claim["dataset"]] if "dataset" in claim else list(dict.fromkeys(there))
-    rows = []
+    rows, looks = [], 2 if any(item.added for item in results.plan) else looks
     for dataset in datasets:
         some = [item for item in used if item.parameters.get("dataset") == dataset]
         of = {key: claim.get(key, {}) | {"dataset": dataset} for key in (("a", "b") if "a" in claim else ("where",))}
-        row_looks = looks
         if "dataset" in claim and dataset not in there:
             saw = ", ".join(map(str, dict.fromkeys(there)))
             outcome = Outcome(why=f"it is about {dataset}; the runs of {results.preset} saw {saw}.")
@@ -107,10 +107,10 @@ def _rows_of(claim: dict, results: Results, looks: int) -> list[dict]:
             why = _incomplete(some, results.states)
             outcome = Outcome(why=why) if why else test(claim | of, results)
             if any(item.added for item in some):
-                row_looks, outcome = 2, _of_two_looks(test(claim | of, results.first_look), outcome)
+                outcome = _of_two_looks(test(claim | of, results.first_look), outcome)
         own = [[item for item in group if item.parameters.get("dataset") == dataset] for group in groups]
         row = _row(results.study, claim | of, outcome, parted, dataset)
-        rows.append(row | {"looks": row_looks, "p": min(row_looks * outcome.p, 1.0), "used": own})
+        rows.append(row | {"looks": looks, "p": min(looks * outcome.p, 1.0), "used": own})
     return rows
 
 

@@ -1,9 +1,10 @@
 """``sweep --until decided``: a budget of more seeds for the claims that a preset leaves undecided.
 
-The first look is the preset as its file has it, the second the same with seeds added; each judges at half of alpha, so
-that both together judge at alpha (Bonferroni). A claim that the first look does not decide at half of alpha gets the
-seeds that would decide it were today's effect the true one; those that need the fewest come first. Added seeds are kept
-in ``results/<study>/more_seeds.json`` (preset: {run: [seeds]}), and a preset has one second look, no third.
+The first look is the preset as its file has it, the second the same with seeds added. Each judges at half of alpha, so
+that both together judge at alpha (Bonferroni), and that holds for all claims of the preset: which of them get seeds
+depends on their p-values. A claim that the first look does not decide at half of alpha gets the seeds that would decide
+it, were today's effect the true one; claims that need the fewest come first. Added seeds are kept in
+``results/<study>/more_seeds.json`` (preset: {run: [seeds]}), and a preset has one second look, no third.
 """
 
 import functools
@@ -59,7 +60,7 @@ def run(studies: list[str | Path], preset: str, budget: float, workers: int | No
     if missing:
         raise BadInput(f"the preset {preset} has {len(missing)} runs to do before a first look; make them with "
                        f"python -m inpaintlib sweep {' '.join(map(str, studies))} --preset {preset}")  # fmt: skip
-    workers = workers or sweep.default_workers(order, preset) or engine.default_workers()
+    workers = sweep.wanted_workers(order, preset, workers) or engine.default_workers()
     again = {name: sweep.more_seeds(name, preset, study.planned) for name, study in graph.items()}
     named = [sweep.load(study).study for study in studies]
     for name in (name for name in named if again[name]):
@@ -130,5 +131,6 @@ def _record(like: Planned, preset: str, seed: int) -> None:
 
 def _say(rows: pd.DataFrame) -> None:
     """The verdicts of the claims that got seeds."""
-    for row in rows[rows["looks"] == 2].itertuples():
-        print(f"{'stays open' if row.verdict == UNDECIDED else row.verdict:12} {row.study} {row.id}: {row.why}")
+    for row in rows.dropna(subset="used").itertuples():
+        if any(item.added for group in row.used for item in group):
+            print(f"{'stays open' if row.verdict == UNDECIDED else row.verdict:12} {row.study} {row.id}: {row.why}")

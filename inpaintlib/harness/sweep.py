@@ -292,10 +292,10 @@ def run(
     ``engine.sweep``, which also says what is returned. Raises BadInput before anything starts.
     """
     studies = studies if isinstance(studies, list) else [studies]
-    if workers is not None and workers < 1:
-        raise BadInput(f"workers must be at least 1, not {workers}.")
     named, graph = {load(study).study for study in studies}, {}
-    for one in (order := in_order(studies)):
+    order = in_order(studies)
+    workers = wanted_workers(order, preset, workers)
+    for one in order:
         items = plan(one, preset, overrides if one.study in named else None)
         graph[one.study] = _only(one, items, only) if only and one.study in named else items
     planned = [item for items in graph.values() for item in items]
@@ -306,7 +306,7 @@ def run(
     for one in order:
         if one.path.parent != _folder():
             write_atomically(inpaintlib.RESULTS / one.study / "sweep_file.txt", f"{one.path.resolve()}\n")
-    return start(order, graph, due, workers or default_workers(order, preset), afresh=bool(rerun), **how)
+    return start(order, graph, due, workers, afresh=bool(rerun), **how)
 
 
 def start(
@@ -362,9 +362,11 @@ def _check_disk(due: list[Planned]) -> None:
                        )  # fmt: skip
 
 
-def default_workers(order: list[Sweep], preset: str) -> int | None:
-    """How many runs at a time the sweep files ask for, where any does."""
-    return max((one.presets[preset].workers or 0 for one in order), default=0) or None
+def wanted_workers(order: list[Sweep], preset: str, workers: int | None) -> int | None:
+    """How many runs at a time are asked for, by hand or else by the sweep files. Raises BadInput for fewer than one."""
+    if workers is not None and workers < 1:
+        raise BadInput(f"workers must be at least 1, not {workers}.")
+    return workers or max((one.presets[preset].workers or 0 for one in order), default=0) or None
 
 
 def _only(sweep: Sweep, items: list[Planned], only: dict[str, list]) -> list[Planned]:

@@ -80,6 +80,8 @@ class Method:
 
         Raises BadInput for a file that cannot be read or is of another method.
         """
+        if not self.study and checkpoint is not None:
+            raise BadInput(f"{self.name}: has no network, so it takes no checkpoint; leave that out.")
         if not self.study:
             return self.make(None, device)
         path = newest(self.name) if checkpoint is None else Path(checkpoint)
@@ -251,9 +253,8 @@ def networks(preset: str, dataset: str, seeds: int) -> tuple[dict[str, list[Run 
         runs = trained(name, preset) if one.study else [None]
         if runs and one.study:
             there = [run.parameters["dataset"] for run in runs]
-            runs = [
-                run for run, of in zip(runs, there, strict=True) if of == (dataset if dataset in there else there[0])
-            ]
+            chosen = dataset if dataset in there else there[0]
+            runs = [run for run in runs if run.parameters["dataset"] == chosen]
         if runs:
             found[name] = runs[:seeds]
         else:
@@ -295,7 +296,7 @@ def training(run: Run | None) -> dict[str, Any]:
         return {"kimg": 0.0, "training_seconds": 0.0, "trained_on": "", "trained_size": 0, "trained_holes": ""}
     given, seconds = run.parameters, run.metrics["training_seconds"]
     holes = given.get("region") or given.get("train_masks", "")
-    holes = "irregular" if holes == "generated" else holes
+    holes = "irregular" if holes in ("generated", "nvidia") else holes
     found = {"kimg": given["kimg"], "training_seconds": seconds, "trained_on": given["dataset"],
              "trained_size": given["size"], "trained_holes": holes}  # fmt: skip
     if given.get("start_preset"):
