@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from inpaintlib import BadInput
@@ -163,6 +164,8 @@ def test_holm_by_hand():
     # what comes later is never smaller, nothing exceeds 1, and NaN is no test
     assert holm([0.04, np.nan, 0.03, 0.9, 0.8]) == pytest.approx([0.12, np.nan, 0.12, 1, 1], nan_ok=True)
     assert holm([]).size == 0
+    p = np.random.default_rng(0).random(40).round(2) ** 3  # some are equal
+    assert np.array_equal(holm(p), multipletests(p, method="holm")[1])
 
 
 def test_sign_flips_of_n_seeds_have_2_to_the_n_outcomes():

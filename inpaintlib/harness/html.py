@@ -13,7 +13,6 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-from nbconvert.filters.markdown import markdown2html
 from PIL import Image
 
 import inpaintlib
@@ -152,6 +151,8 @@ def _claims_table(rows: pd.DataFrame) -> str:
 
 def _html(markdown: str) -> str:
     """Markdown as HTML, its tables in boxes that scroll."""
+    from nbconvert.filters.markdown import markdown2html  # takes a second
+
     text = re.sub(r'<a class="anchor-link".*?</a>', "", markdown2html(markdown))
     return text.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
 

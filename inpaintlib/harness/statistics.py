@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -150,11 +149,13 @@ def trend(y: ArrayLike) -> Trend:
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's adjusted p-values (n,) (Holm 1979); NaN, a test that was not made, stays NaN and does not count."""
+    """Holm's adjusted p-values (n,) (Holm 1979); NaN, a test that was not made, stays NaN and does not count.
+
+    statsmodels' ``multipletests`` has the same numbers, and calls Python's garbage collector each time: .1 s to 2 s.
+    """
     p = np.asarray(p_values, dtype=float)
-    adjusted, tested = np.full(p.shape, np.nan), ~np.isnan(p)
-    if tested.any():
-        adjusted[tested] = multipletests(p[tested], method="holm")[1]
+    adjusted, order = np.full(p.shape, np.nan), np.argsort(p)[: np.sum(~np.isnan(p))]  # NaN comes last
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return adjusted
 
 
