@@ -137,15 +137,17 @@ def test_a_rehearsal_trains_for_a_thousandth_and_leaves_results_alone(tiny, caps
 
 
 def test_lines_for_which_the_gpu_is_too_small_are_left_out_with_a_sentence(tiny, monkeypatch, capsys):
-    for item in full.lines()[0].items:
+    with full.rehearsal():
+        item = full.lines()[0].items[0]
         item.run.folder.mkdir(parents=True)
         pd.DataFrame({"kimg": [0, 1], "gpu_gb": [math.nan, 12.5]}).to_csv(item.run.folder / "history.csv")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(total_memory=8 * 2**30))
-    first, second = full.lines()
-    assert full._too_large(first)
+    made = []
+    monkeypatch.setattr(sweep, "run", lambda studies, *_, only, **__: made.append((studies, only)))
+    assert full.run(workers=1) == 0
+    assert made == [(["tiny"], None)]  # line 2
     assert "line 1 is left out: it needs 12.5 GiB of GPU memory and this GPU has 8.0." in capsys.readouterr().out
-    assert not full._too_large(second)
 
 
 def test_the_number_of_runs_that_share_a_gpu_is_what_was_measured(tiny, monkeypatch):
@@ -211,6 +213,20 @@ def test_parts_come_back_byte_for_byte(packed, tmp_path, monkeypatch):
     before = {name: path for name, path in before.items() if not path.name.startswith(".")}
     assert len(before) == 5
     assert all((tmp_path / "there" / name).read_bytes() == path.read_bytes() for name, path in before.items())
+
+
+def test_a_file_behind_a_link_is_packed_and_a_foreign_manifest_moves_nothing(packed, tmp_path, monkeypatch):
+    place = next((tmp_path / "data" / "prepared").glob("*/meta.json"))
+    place.rename(tmp_path / "elsewhere.json")
+    place.symlink_to(tmp_path / "elsewhere.json")
+    pack.pack("full", tmp_path / "again", [str(tmp_path / "carried.yaml")])
+    manifest = tmp_path / "again" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"files": ["../elsewhere.json"]}))
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path / "there")
+    assert "5 files are in" in pack.unpack(tmp_path / "again")
+    found = tmp_path / "there" / place.relative_to(tmp_path / "data")
+    assert found.read_bytes() == (tmp_path / "elsewhere.json").read_bytes()
+    assert not found.is_symlink()
 
 
 def test_missing_and_damaged_parts_are_one_sentence_and_put_nothing_in_place(packed, tmp_path, monkeypatch):

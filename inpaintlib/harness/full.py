@@ -58,12 +58,10 @@ def lines(path: Path | None = None) -> list[Line]:
 def forecast() -> pd.DataFrame:
     """A row a line: runs, how many are to do, minutes of these, whether its speed is measured, and its GPU memory."""
     with rehearsal():
-        rehearsed = lines()
-        beside = [_beside(line) for line in rehearsed]
-        memory = [gpu_memory(line) for line in rehearsed]
-    rows = []
-    for line, seconds, other in zip(lines(), beside, memory, strict=True):
-        due, gb = sum(not item.run.done for item in line.items), max(gpu_memory(line), other)
+        beside = [_beside(line) for line in lines()]
+    memory, rows = gpu_memory(), []
+    for line, seconds in zip(lines(), beside, strict=True):
+        due, gb = sum(not item.run.done for item in line.items), memory[line.number]
         each = line.work + (BESIDE if seconds is None else seconds)
         rows.append({"line": line.number, "study": line.studies[0], "answers": line.answers, "runs": len(line.items),
                      "to do": due, "minutes": round(due * each / 60, 1),
@@ -78,25 +76,26 @@ def run(time_limit: float | None = None, workers: int | None = None, dry: bool =
 
     Returns an exit status as a sweep does. Raises BadInput before anything starts where a line's photos are not here.
     """
-    table = forecast()
     if dry:
+        table = forecast()
         print(table.to_markdown(index=False))
         print(f"\n{table['minutes'].sum():.1f} minutes on one H200; what was cut: notebooks/sweeps/full.md")
         return engine.OK
     for dataset in dict.fromkeys(item.parameters.get("dataset") for line in lines() for item in line.items):
         sweep._check_dataset(dataset)
+    memory, workers = gpu_memory(), workers or _measured_workers()
     with rehearsal() if rehearse else contextlib.nullcontext():
-        status = _run_lines(float("inf") if rehearse else time_limit or LIMIT, workers or _measured_workers())
+        status = _run_lines(float("inf") if rehearse else time_limit or LIMIT, workers, memory)
         if rehearse:
             print(report().to_markdown(index=False))
     return status
 
 
-def _run_lines(limit: float, workers: int | None) -> int:
+def _run_lines(limit: float, workers: int | None, memory: dict[str, float]) -> int:
     end, failed = time.monotonic() + limit, False
     for line in lines():
         left = end - time.monotonic()
-        if all(item.run.done for item in line.items) or _too_large(line):
+        if all(item.run.done for item in line.items) or _too_large(line, memory[line.number]):
             continue
         print(f"line {line.number}: {line.answers}", flush=True)
         how = {} if left == float("inf") else {"time_limit": max(left, 1.0)}
@@ -110,24 +109,29 @@ def _run_lines(limit: float, workers: int | None) -> int:
     return engine.FAILED if failed else engine.OK
 
 
-def _too_large(line: Line) -> bool:
-    """Whether it is known to need more memory than the GPU has; says so."""
+def _too_large(line: Line, needed: float) -> bool:
+    """Whether it needs more memory than the GPU has; says so."""
     import torch
 
-    needed = gpu_memory(line)
     has = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else float("inf")
     if needed > has:
         print(f"line {line.number} is left out: it needs {needed:.1f} GiB of GPU memory and this GPU has {has:.1f}.")
     return needed > has
 
 
-def gpu_memory(line: Line) -> float:
-    """GiB of GPU memory that the line's largest run took while it trained; 0 where none was measured."""
-    found = [0.0]
-    for item in line.items:
-        with contextlib.suppress(OSError, ValueError):  # no history, or none of a GPU
-            found += pd.read_csv(item.run.folder / "history.csv", usecols=["gpu_gb"])["gpu_gb"].dropna().tolist()
-    return max(found)
+def gpu_memory() -> dict[str, float]:
+    """GiB of GPU memory that each line's largest run took, made or rehearsed, by the number of the line; 0 where none
+    was measured."""
+    made = {line.number: max(map(_largest, line.items)) for line in lines()}
+    with rehearsal():
+        return {line.number: max(made[line.number], *map(_largest, line.items)) for line in lines()}
+
+
+def _largest(item: Planned) -> float:
+    try:
+        return max([0.0, *pd.read_csv(item.run.folder / "history.csv", usecols=["gpu_gb"])["gpu_gb"].dropna()])
+    except (OSError, ValueError):  # no history, or none of a GPU
+        return 0.0
 
 
 def _measured_workers() -> int | None:

@@ -107,14 +107,14 @@ def pack(preset: str, folder: str | Path, studies: list[str]) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         parts = _Parts(folder)
         with gzip.GzipFile(fileobj=parts, mode="wb", compresslevel=1, mtime=0) as packed, \
-                tarfile.open(fileobj=packed, mode="w|") as tar:  # fmt: skip
+                tarfile.open(fileobj=packed, mode="w|", dereference=True) as tar:  # fmt: skip
             for name, path in files.items():
                 tar.add(path, name, filter=_anonymous)
         parts.close_part()
         shutil.copy(plan, folder / "plan.md")
     except OSError as error:
         raise BadInput(f"pack: {folder} cannot be written ({reason(error)}); name a folder with room") from error
-    write_json(folder / "manifest.json", {"preset": preset, "parts": parts.made, "files": list(files)})
+    write_json(folder / "manifest.json", {"preset": preset, "parts": parts.made})
     total = sum(part["bytes"] for part in parts.made) / 1e6
     networks = " Pretrained networks are not among them: fetch pretrained, and pack again." * (
         not any(name.startswith("weights/") for name in files)
@@ -151,12 +151,12 @@ def unpack(folder: str | Path) -> str:
             with gzip.GzipFile(fileobj=io.BufferedReader(_Parts(folder, parts))) as packed, \
                     tarfile.open(fileobj=packed, mode="r|") as tar:  # fmt: skip
                 tar.extractall(new, filter="data")
-            for name in manifest["files"]:
+                names = tar.getnames()
+            for name in names:
                 place = inpaintlib.DATA / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(new) / name, place)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise BadInput(
-            f"unpack: cannot write into {inpaintlib.DATA} ({reason(error)}); make room, start again"
-        ) from error
-    return f"{len(manifest['files'])} files are in {inpaintlib.DATA}; make full starts the plan."
+        raise BadInput(f"unpack: cannot put the files into {inpaintlib.DATA} ({reason(error)}); make room, start again"
+                       ) from error  # fmt: skip
+    return f"{len(names)} files are in {inpaintlib.DATA}; make full starts the plan."
