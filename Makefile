@@ -1,4 +1,5 @@
-# make study: environment, pretrained networks, one sweep over all studies, reports.   make test: the tests.
+# make study: environment, pretrained networks, one sweep over all studies, reports.   make test: the tests, without
+# those that take minutes; make test SLOW=1: all.
 PYTHON ?= python3
 PY := .venv/bin/python
 STUDY ?= all
@@ -22,7 +23,7 @@ full: $(if $(DRY)$(REHEARSE),.venv/installed,fetch) # an hour of a GPU: make ful
 	$(PY) -m inpaintlib full $(if $(DRY),--dry-run) $(if $(REHEARSE),--rehearse) $(if $(TIME),--time-limit $(TIME))
 
 test: fetch lint
-	$(PY) -m pytest
+	$(PY) -m pytest $(if $(SLOW),,-m "not slow")
 
 lint: .venv/installed
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -567,12 +567,12 @@ def records(folder):
     return found
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments_lose_nothing(tmp_path):
-    """INPAINT_KILLS kills (10; 50 before a release) of sweep, worker, server and run."""
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing(tmp_path, kills):
+    """Of sweep, worker, server and run."""
     arguments = ["dcgan", "--preset", "smoke", "--workers", "2", "--set", "device=cpu"]
     assert start(*arguments, results=tmp_path / "calm").wait(600) == 0
-    chance, kills, process, everyone = random.Random(0), int(os.environ.get("INPAINT_KILLS", 10)), None, set()
+    chance, process, everyone = random.Random(0), None, set()
     while kills:
         if process is None or process.poll() is not None:
             process = start(*arguments, results=tmp_path / "rough")
