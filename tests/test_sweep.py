@@ -236,6 +236,16 @@ def test_studies_come_after_what_they_need_and_a_circle_is_one_sentence(study):
         sweep.run("tiny")
 
 
+def test_a_study_is_made_again_without_those_that_it_needs(study, monkeypatch, capsys):
+    path = study(QUICK, more="needs: [other]")
+    path.with_stem("other").write_text(path.read_text().replace("study: tiny", "study: other").replace("[other]", "[]"))
+    monkeypatch.setattr(Run, "status", lambda run: "done")
+    assert sweep.run("tiny", rerun="done", dry=True) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done ")]
+    assert len(listed) == len(sweep.plan("tiny", "quick"))
+    assert all(line.split()[1] == "tiny" for line in listed)
+
+
 def test_numbers_are_read_as_a_scientist_writes_them():
     found = sweep.parse_pairs("--set", ["kimg=1e3", "a=1.0e+3", "b=[10, 50,5000]", "c=10,.inf", "d=010", "e='x, y'",
                                         "f=true", "g=yes", "h=-.5", "i=lpips+inception", "j=1:30"])  # fmt: skip

@@ -287,8 +287,8 @@ def run(
 ) -> int:
     """Make the runs of a preset, of these studies and of those that they need, that are not done.
 
-    ``overrides`` and ``only``, values that parameters must have, are for the studies named. ``rerun``: only the runs
-    of that status, from their beginning. ``dry``: only say what would be done. ``workers`` and the rest: see
+    ``overrides``, ``only`` (values that parameters must have) and ``rerun`` (only the runs of that status, from their
+    beginning) are for the studies named. ``dry``: only say what would be done. ``workers`` and the rest: see
     ``engine.sweep``, which also says what is returned. Raises BadInput before anything starts.
     """
     studies = studies if isinstance(studies, list) else [studies]
@@ -298,8 +298,8 @@ def run(
     for one in order:
         items = plan(one, preset, overrides if one.study in named else None)
         graph[one.study] = _only(one, items, only) if only and one.study in named else items
-    planned = [item for items in graph.values() for item in items]
-    due = [item for item in planned if (item.run.status() == rerun if rerun else not item.run.done)]
+    due = [item for study, items in graph.items() for item in items
+           if (study in named and item.run.status() == rerun if rerun else not item.run.done)]  # fmt: skip
     if dry:
         print(_forecast(order, preset, graph, due).to_markdown(index=False))
         return engine.OK
