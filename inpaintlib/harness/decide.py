@@ -23,7 +23,7 @@ from inpaintlib.harness import claims, engine, sweep
 from inpaintlib.harness.runs import Planned
 from inpaintlib.harness.verdicts import UNDECIDED
 
-Added = dict[tuple, tuple[Planned, int]]  # what a new run is -> the planned run that it is like, its seed
+Added = dict[tuple, tuple[Planned, int]]  # study, parameters and seed of a new run -> the run that it is like, its seed
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Study:
         return {(item.study, claims.but_seed(item), item.parameters["seed"]) for item in self.planned}
 
     def seconds(self, like: Planned) -> float:
-        """How long the run that a new one is like took; where a clone does not know, others of the preset."""
+        """How long this run took, and so its copy with another seed; where that is not known, others of the preset."""
         if like.run_id not in self.took:
             known = like.run.seconds or sweep.seconds_of(self.sweep, self.preset, like, len(self.planned))
             self.took[like.run_id] = known or math.inf
@@ -102,7 +102,8 @@ def _choose(graph: dict[str, Study], named: list[str], preset: str, budget: floa
 
 
 def _of_claim(graph: dict[str, Study], row: Any) -> Iterator[tuple[tuple, tuple[Planned, int]]]:
-    """What a claim lacks to its seeds: each of its arms as with its last seed, and what these runs need."""
+    """The runs that a claim lacks: each of its arms with the new seeds, like its run of the last seed, after the runs
+    that these need."""
     there = [{item.parameters["seed"] for item in group} for group in row.used]
     pool = sorted(set().union(*there))
     wanted = [*pool, *range(pool[-1] + 1, pool[-1] + 1001)][: int(row.n_seeds + row.lacking)]

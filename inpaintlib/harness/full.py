@@ -22,7 +22,8 @@ COLUMNS = ("line", "study", "runs with", "answers", "work of a run", "speed", "r
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the plan: what it says of each run's seconds of work, and the runs that no line before it makes."""
+    """A row of the plan, with the seconds of work that it counts for each run, and the runs that no line before it
+    makes."""
 
     number: str
     studies: list[str]
@@ -160,7 +161,7 @@ def rehearsal() -> Iterator[None]:
 
 
 def report() -> pd.DataFrame:
-    """What each run of a rehearsal took: all of that is beside its training, but for a thousandth."""
+    """The seconds that each run of a rehearsal took; they went into start and evaluation, hardly into training."""
     rows = [{"line": line.number, "study": item.study, "run": item.run_id, "status": item.run.status(),
              "seconds": item.run.seconds} for line in lines() for item in line.items]  # fmt: skip
     return pd.DataFrame(rows)

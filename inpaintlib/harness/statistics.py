@@ -1,4 +1,4 @@
-"""Statistics on scipy's and statsmodels' shoulders: intervals, paired differences, equality, trends, power.
+"""Statistics on scipy's and statsmodels' shoulders: intervals, differences, equality, trends, power.
 
 The unit of a claim is the seed: networks trained anew differ more than photos do. Where a fill has no seed, its
 interval resamples pictures, never crops: crops of one picture are alike. A t test takes the seeds' values as normal;
@@ -51,15 +51,6 @@ def interval(values: ArrayLike, null: float = 0.0, level: float = LEVEL) -> Inte
     test = stats.ttest_1samp(x, null)
     low, high = test.confidence_interval(level)
     return Interval(float(x.mean()), float(low), float(high), x.size, float(test.pvalue), float(x.std(ddof=1)))
-
-
-def paired(a: ArrayLike, b: ArrayLike, null: float = 0.0) -> Interval:
-    """``interval`` over seeds of a - b, both (n,), value i of both from the same seed. Raises BadInput where the shapes
-    differ or a value is not finite."""
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.shape != b.shape:
-        raise BadInput(f"paired needs two lists of one length, not of shapes {a.shape} and {b.shape}.")
-    return interval(a - b, null)
 
 
 def tost(values: ArrayLike, low: float, high: float) -> tuple[float, float]:

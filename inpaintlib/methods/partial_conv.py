@@ -79,8 +79,8 @@ class PartialConv2d(nn.Conv2d):
 
     ``sum(1)`` counts the whole window, padding included, and padding is invalid: at an edge without holes a 3x3
     window scales by 1.5, in a corner by 2.25. All channels share one map, so counts are box sums of one channel.
-    Of a concatenation, ``features`` and ``valid`` are lists of the parts and of their maps; a part of C channels
-    then counts C times, exactly as a map of all channels would.
+    Instead of concatenated tensors, ``features`` and ``valid`` may be lists of the parts and of their maps; a part of
+    C channels then counts C times, exactly as a map of all channels would.
 
     Counts and ratios are fp32 under autocast too (16 bits cannot hold them), and no epsilon enters: a count is a
     whole number. Weights are initialised as in nn.Conv2d. With ``scaling=False`` the factor is left out.

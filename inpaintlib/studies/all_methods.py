@@ -64,7 +64,7 @@ class Method:
     """A way to fill holes. ``study``: whose runs with the parameters ``run`` trained its networks; "": it has none.
 
     ``make(file, device)`` loads one; ``fits(settings)``: whether settings that a file of weights holds are this
-    method's; ``holes``: "any", or "centre" where it fills the central square alone.
+    method's.
     """
 
     name: str
@@ -73,7 +73,6 @@ class Method:
     study: str = ""
     run: dict = field(default_factory=dict)
     fits: Callable[[dict], bool] = lambda settings: False
-    holes: str = "any"
 
     def load(self, checkpoint: str | Path | None = None, device: str = "auto") -> Loaded:
         """From a run's folder or a file of weights, of half precision too; None: the one of :func:`newest`.
@@ -128,8 +127,7 @@ def _search(path: Path, device: str, blend: bool) -> Loaded:
 def _encoder(name: str, title: str, region: str, **run) -> Method:
     joint = math.isinf if math.isinf(run.get("ratio", 1)) else math.isfinite
     return Method(name, f"Context Encoder, {title}", _context_encoder, "context_encoder_ratios", run,
-                  lambda s: s.get("region") == region and joint(s.get("ratio", math.nan)),
-                  "centre" if region == "centre" else "any")  # fmt: skip
+                  lambda s: s.get("region") == region and joint(s.get("ratio", math.nan)))  # fmt: skip
 
 
 def _convolution(name: str, title: str, conv: str, arm: str) -> Method:
@@ -246,8 +244,8 @@ def shown_sets(size: int, n: int = 6) -> dict[str, TestSet]:
 
 
 def networks(preset: str, dataset: str, seeds: int) -> tuple[dict[str, list[Run | None]], list[str]]:
-    """The runs of at most so many seeds whose networks each method has, [None] where it needs none; and the names of
-    the methods that have none of this preset. Where there are several data sets it is ``dataset``'s, else the first."""
+    """The runs that trained each method's networks, of at most so many seeds ([None]: it needs no network), and the
+    names of the methods without a network of this preset. Of several data sets ``dataset`` is taken, else the first."""
     found, missing = {}, []
     for name, one in METHODS.items():
         runs = trained(name, preset) if one.study else [None]
@@ -366,7 +364,8 @@ def outside(costs: pd.DataFrame, kind: str) -> set[str]:
 
 def ranks(per_image: pd.DataFrame, metric: str = "psnr_hole", higher: bool = True, n: int = 2000) -> pd.DataFrame:
     """A row for each mask and arm: its ``rank`` by the mean of its seeds (1 is best), the 95 % interval of that over n
-    resamples of the pictures (``low``, ``high``), and the share of them in which it is ``first``."""
+    resamples of the pictures (``low``, ``high``), and the share of them in which it is ``first``. Networks are taken as
+    they are: how much they would differ trained anew is not in the interval."""
     rng, rows = np.random.default_rng(0), []
     for kind, some in per_image.groupby("mask", sort=False):
         values = some.groupby(["arm", "picture"])[metric].mean().unstack("picture").loc[some["arm"].unique()]
@@ -410,9 +409,14 @@ def of_costs(costs: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         rows[METHODS[arm].title] = {
             "trained on": f"{first['trained_on']}, {first['trained_size']} px, {holes}" if first["trained_on"] else "—",
             "networks": len(some) if first["trained_on"] else 0, "weights": f"{first['weights']:,}",
-            "kimg": f"{first['kimg']:.3g}", "training, s": f"{some['training_seconds'].mean():.3g}",
-            "a photo, ms": f"{1000 * times.get(arm, np.nan):.3g}"}  # fmt: skip
+            "kimg": _digits(first["kimg"]), "training, s": _digits(some["training_seconds"].mean()),
+            "a photo, ms": _digits(1000 * times.get(arm, np.nan))}  # fmt: skip
     return pd.DataFrame(rows).T
+
+
+def _digits(value: float) -> str:
+    """Three of them: .348, 22.3, 3,860."""
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def _colour(arm: str) -> str:

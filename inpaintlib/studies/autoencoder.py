@@ -5,8 +5,8 @@ Of an auto-encoder (:func:`measure_code`), on whole photos; *fine* are periods b
 ======================= ===============================================================================================
 lost_low, lost_high     the residual's power over the photo's, coarse and fine (0: nothing is lost, 1: all)
 residual_low, _high     the residual's power, coarse and fine; ``high_less_low`` is their difference
-correlation_removed     correlation of what the code took from a photo with what RTV took; ``blur_``: what a blur took
-                        that is as far from the photo as the reconstruction
+correlation_removed     correlation of what the code took from a photo with what RTV took; ``blur_``: the same for a
+                        blurred photo, as far from the photo as the reconstruction is
 l1_structure, l1_photo  the reconstruction's distance to RTV's structure image, and to the photo
 bilinear_l1             distance of a photo to itself reduced to an eighth and enlarged, both bilinear: what conv1x1
                         compares with; ``_structure``: of its structure image. ``bilinear_lost_low``, ``_high`` as above
