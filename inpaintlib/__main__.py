@@ -100,8 +100,12 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("inpaint", fill, "Fill holes of your own photos, of any size; known pixels keep their bytes.")
     sub.add_argument("photo", nargs="+", help="photos, or folders of them")
-    sub.add_argument("--mask", required=True, help="a PNG of the photo's size, white = hole; a folder of such PNGs, "
-                     "named as photos are; alpha (what is not opaque is hole); or centre (half the short side)")
+    sub.add_argument(
+        "--mask",
+        required=True,
+        help="a PNG of the photo's size, white = hole; a folder of such PNGs, "
+        "named as photos are; alpha (what is not opaque is hole); or centre (half the short side)",
+    )
     sub.add_argument("--method", required=True, metavar="NAME[,NAME...]", help="such as partial_conv,telea")
     sub.add_argument("--checkpoint", metavar="FILE", help="the weights, not those of the largest finished preset")
     sub.add_argument("--out", required=True, metavar="DIR", help="gets PHOTO_METHOD.png, and contact_sheet.png of all")

@@ -159,4 +159,6 @@ def unpack(folder: str | Path) -> str:
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise BadInput(f"unpack: cannot put the files into {inpaintlib.DATA} ({reason(error)}); make room, start again"
                        ) from error  # fmt: skip
-    return f"{len(names)} files are in {inpaintlib.DATA}; make full starts the plan."
+    preset = manifest.get("preset", "full")
+    start = "make full" if preset == "full" else f"python -m inpaintlib sweep all --preset {preset}"
+    return f"{len(names)} files are in {inpaintlib.DATA}; start the runs with {start}"
