@@ -293,11 +293,10 @@ def run(
     """
     studies = studies if isinstance(studies, list) else [studies]
     named, graph = {load(study).study for study in studies}, {}
-    order = in_order(studies)
-    workers = wanted_workers(order, preset, workers)
-    for one in order:
+    for one in (order := in_order(studies)):
         items = plan(one, preset, overrides if one.study in named else None)
         graph[one.study] = _only(one, items, only) if only and one.study in named else items
+    workers = wanted_workers(order, preset, workers)
     due = [item for study, items in graph.items() for item in items
            if (study in named and item.run.status() == rerun if rerun else not item.run.done)]  # fmt: skip
     if dry:
