@@ -389,7 +389,7 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     rows = []
     for one in order:
         items, waiting = graph[one.study], [item for item in due if item.study == one.study]
-        known = [seconds_of(one, preset, item, len(items)) for item in waiting]
+        known = [seconds_of(one, preset, item) for item in waiting]
         hours = round(sum(known) / 3600, 2) if None not in known else "unknown"
         rows.append({"study": one.study, "runs": len(items), "to do": len(waiting), "hours, one at a time": hours})
         for item, seconds in zip(waiting, known, strict=True):
@@ -397,20 +397,24 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     return pd.DataFrame(rows)
 
 
-def seconds_of(sweep: Sweep, preset: str, item: Planned, n: int) -> float | None:
+def seconds_of(sweep: Sweep, preset: str, item: Planned) -> float | None:
     """What a run will take: as long as finished runs of its preset did, for each kimg where it trains; else its part
-    of the preset's ``hours``; else as long as finished runs of other presets did; None where nothing is known."""
+    of the preset's ``hours``, by kimg; else as long as finished runs of other presets did; None: nothing is known."""
     took = []
     for other in runs.find(sweep.study):
         if other.done and (seconds := other.seconds):
-            kimg = item.parameters.get("kimg", 1.0) / other.parameters.get("kimg", 1.0)
+            kimg = _kimg(item) / _kimg(other)
             took.append((other.parameters.get("preset"), OVERHEAD + max(0.0, seconds - OVERHEAD) * kimg))
     if same := [seconds for name, seconds in took if name == preset]:
         return median(same)
     chosen = sweep.presets[preset]
     if chosen.hours:
-        return chosen.hours * 3600 * (chosen.workers or 1) / n
+        return chosen.hours * 3600 * (chosen.workers or 1) * _kimg(item) / sum(map(_kimg, plan(sweep, preset)))
     return median(seconds for _, seconds in took) if took else None
+
+
+def _kimg(run: Planned | Run) -> float:
+    return run.parameters.get("kimg", 1.0)
 
 
 # Status ---------------------------------------------------------------------------------------------------------------
