@@ -1,5 +1,5 @@
 """The command line: ``python -m inpaintlib fetch | prepare | sweep | full | pack | unpack | status |
-report | inpaint | bench``.
+report | inpaint | keep | bench``.
 
 Bad input ends in one sentence and exit status 2, Ctrl-C in 130; a sweep with failed runs ends in 1.
 """
@@ -84,6 +84,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("unpack", unpack, "Check the parts that `pack` made and put what is in them in place.")
     sub.add_argument("folder", help="where the parts are")
+
+    sub = command("keep", keep, "Keep a method's network in results/networks, small, with a card; inpaint takes it.")
+    sub.add_argument("method", help="such as partial_conv")
+    sub.add_argument("--run", dest="of", metavar="STUDY/RUN", help="whose network; default: of the preset night")
 
     sub = command("status", status, "List runs: done, running, failed, damaged, stale, diverged or unfinished.")
     sub.add_argument("study", nargs="?")
@@ -209,6 +213,13 @@ def fill(options) -> int:
 
     return inpaint.run(options.photo, options.mask, options.method.split(","), Path(options.out), options.checkpoint,
                        options.blend, options.device)  # fmt: skip
+
+
+def keep(options) -> None:
+    from inpaintlib.harness.runs import Run
+    from inpaintlib.studies import all_methods
+
+    print(all_methods.keep(options.method, Run(*options.of.strip("/").split("/")[-2:]) if options.of else None))
 
 
 def duration(text: str) -> float:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+import inpaintlib
 from inpaintlib import ROOT, BadInput
 from inpaintlib.data import masks
 from inpaintlib.files import read_json
@@ -192,3 +193,28 @@ def test_each_preset_measures_its_own_networks_and_needs_their_studies():
         if one.study:
             known = set(sweep.plan(one.study, "quick")[0].parameters)
             assert set(one.run) <= known
+
+
+KEPT = sorted((ROOT / "results" / "networks").glob("*.json"))
+
+
+def test_networks_of_the_repository_are_small():
+    sizes = [path.with_suffix(".pt").stat().st_size for path in KEPT]
+    assert KEPT
+    assert max(sizes) < 10e6
+    assert sum(sizes) < 25e6
+
+
+@pytest.mark.parametrize("card", KEPT, ids=lambda path: path.stem)
+def test_a_kept_network_scores_on_the_demo_photos_what_its_card_says(card, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", ROOT / "results")
+    said, found = read_json(card)["demo"], all_methods.demo_scores(card.stem)
+    numbers = ("psnr_hole", "ssim_hole", "l1_hole")
+    assert [found[name] for name in numbers] == pytest.approx([said[name] for name in numbers], rel=0.01)
+    assert found["test_set"] == said["test_set"]
+
+
+def test_only_finished_runs_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+    with pytest.raises(BadInput, match="is not a finished run, so its network is not kept"):
+        all_methods.keep("partial_conv", Run("partial_conv_losses", "none"))

@@ -19,8 +19,11 @@ from tqdm.auto import tqdm
 
 import inpaintlib
 from inpaintlib import BadInput, Inpainter
+from inpaintlib.data import masks
 from inpaintlib.data.photos import examples
+from inpaintlib.data.photos import load as load_photos
 from inpaintlib.data.test_set import TestSet
+from inpaintlib.files import write_json
 from inpaintlib.harness import figures, sweep, tables
 from inpaintlib.harness.parameters import did_you_mean, show
 from inpaintlib.harness.runs import Run
@@ -31,7 +34,7 @@ from inpaintlib.metrics import evaluate
 from inpaintlib.studies import latent_search as latent_study
 from inpaintlib.studies import medfe
 from inpaintlib.studies import partial_conv as partial_study
-from inpaintlib.training import load_checkpoint, strip
+from inpaintlib.training import load_checkpoint, save_checkpoint, strip
 
 SEARCH = latent_search.Settings(iterations=80, lr=0.1)  # as long as in the study's preset night
 
@@ -216,6 +219,46 @@ def _smallest(one: Method) -> str:
         if any(one.run.items() <= item.parameters.items() for item in planned):
             return preset
     return "quick"
+
+
+# The small networks of the repository
+
+
+def keep(name: str, run: Run | None = None) -> Path:
+    """Keeps a finished run's network as results/networks/<name>.pt, in half precision, with its card <name>.json: what
+    trained it, and its scores on the demo test photos. None: the run of the largest preset.
+
+    BadInput for a run of another method, one that is not done, and where none is.
+    """
+    run = run or Run(method(name).study, newest(name, "night").parent.name)
+    if not run.done:
+        raise BadInput(f"{run.folder}: is not a finished run, so its network is not kept.")
+    method(name).load(run.folder)
+    state = load_checkpoint(run.folder / "weights.pt")
+    halves = {part: {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+              for part, tensors in state.items() if part not in ("settings", "kind")}  # fmt: skip
+    kept = inpaintlib.RESULTS / "networks" / f"{name}.pt"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(kept, state | halves)
+    told = ("preset", "arm", "dataset", "size", "kimg", "seed")
+    card = {"method": name, "run": f"{run.study}/{run.id}", **{key: run.parameters[key] for key in told},
+            "scores": {key: run.metrics[key] for key in ("psnr_hole", "lpips", "test_set") if key in run.metrics},
+            "demo": demo_scores(name)}  # fmt: skip
+    write_json(kept.with_suffix(".json"), card)
+    return kept
+
+
+def demo_scores(name: str) -> dict[str, float | str]:
+    """what the kept network scores on 32 demo test photos: with a central hole where it was trained for that or
+    without holes, else with irregular ones."""
+    loaded = method(name).load(inpaintlib.RESULTS / "networks" / f"{name}.pt", "cpu")
+    photos, ids, pictures = load_photos("demo", loaded.side, "test").spread(32)
+    kind = "irregular" if isinstance(loaded.parts[0], UNet) else "centre"
+    test_set = TestSet.make(f"demo, {kind}", photos, masks.make(kind, len(photos), loaded.side, 1), ids, pictures)
+    found = evaluate(loaded, test_set, networks=("lpips",))
+    return {"masks": kind} | {
+        key: found[key] for key in ("psnr_hole", "ssim_hole", "l1_hole", "lpips", "n_photos", "test_set")
+    }
 
 
 # All on one test
