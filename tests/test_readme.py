@@ -28,24 +28,22 @@ def test_marked_text_is_what_claims_csv_says():
 
 def test_a_second_rendering_changes_nothing_and_only_marked_text_changes(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text(re.sub(r"(<!-- claim \S+ -->).*?(<!-- /claim -->)", r"\1stale\2", TEXT))
+    path.write_text(re.sub(r"(<!-- results \S+ -->).*?(<!-- /results -->)", r"\1stale\2", TEXT, flags=re.DOTALL))
     readme.update_readme(path)
     assert path.read_text() == TEXT
 
 
-def test_a_marker_of_no_claim_is_named():
+def test_every_headline_claim_is_in_a_table_or_counted_as_not_tested():
     rows = claims.shown(claims.read())
-    with pytest.raises(BadInput, match="has no claim 'HA99'"):
-        readme.rendered("<!-- claim HA99 -->old<!-- /claim -->", rows)
-
-
-def test_every_claim_that_the_readme_names_stands_in_a_sweep_file():
-    known = {
-        claim["id"] for path in (ROOT / "notebooks/sweeps").glob("*.yaml") for claim in sweep.load(path.stem).claims
-    }
-    named = re.findall(r"<!-- claim (\S+) -->", TEXT)
-    assert len(named) >= 10
-    assert set(named) <= known
+    headlines = rows[rows["headline"] == "True"]
+    for study, some in headlines.groupby("study"):
+        tested = some["verdict"] != claims.NOT_TESTED
+        if tested.any():
+            [table] = re.findall(rf"<!-- results {study} -->(.*?)<!-- /results -->", TEXT, re.DOTALL)
+            assert re.findall(r"^\| (\S+): ", table, re.MULTILINE) == list(some["id"][tested])
+            assert sum(map(int, re.findall(r"Not tested yet: (\d+) more", table))) == (~tested).sum()
+    with pytest.raises(BadInput, match="no headline claim is of such a study"):
+        readme.rendered("<!-- results moon -->old<!-- /results -->", rows)
 
 
 def test_no_figure_of_a_finding_stands_outside_the_markers():
@@ -124,18 +122,16 @@ def test_lists_of_contradicted_and_untested_claims():
         ROW | UNTESTED | {"id": "X-5", "why": "incomplete grid: 2 of 3 runs missing."},
         ROW | UNTESTED | {"id": "X-6", "why": "incomplete grid: 1 of 9 runs diverged."},
     ])  # fmt: skip
-    said = "**contradicted**, −1.25 [−1.5, −1], p = .020, 6 seeds, preset night"
+    said = "−1.25 [−1.5, −1], p = .020, 6 seeds, preset night"
     assert readme.contradicted(rows).splitlines() == [
         f"* X-1: more is better (Liu 2018, Table 1): {said}",
         f"* X-3: more is better (Liu 2018): {said}, arms below the mean colour",
     ]
     assert readme.contradicted(rows[:1]) == "None."
     assert readme.not_tested(rows) == "* 2 × incomplete grid\n* 1 × it needs a GPU"
-    assert readme.finding("X-4", rows) == "more is better (Liu 2018, Table 1): **not tested**"
-    text = "a <!-- claim X-4 -->b<!-- /claim --> c\n<!-- not tested -->\n<!-- /not tested -->\n"
+    text = "a\n<!-- not tested -->old<!-- /not tested -->\n"
     assert readme.rendered(text, rows) == (
-        "a <!-- claim X-4 -->more is better (Liu 2018, Table 1): **not tested**<!-- /claim --> c\n"
-        "<!-- not tested -->\n* 2 × incomplete grid\n* 1 × it needs a GPU\n<!-- /not tested -->\n"
+        "a\n<!-- not tested -->\n* 2 × incomplete grid\n* 1 × it needs a GPU\n<!-- /not tested -->\n"
     )
 
 

@@ -1,7 +1,8 @@
 """The README says what results/claims.csv says: the text between its markers is made here, and nowhere by hand.
 
-``<!-- claim ID -->`` and ``<!-- /claim -->`` enclose one claim in a line; ``scoreboard`` the counted verdicts,
-``contradicted`` the claims of the sources that the runs contradict, ``not tested`` why others were not tested.
+``<!-- results STUDY -->`` and ``<!-- /results -->`` enclose the table of a study's headline claims, ``scoreboard`` the
+counted verdicts, ``contradicted`` the claims of the sources that the runs contradict, ``not tested`` why others were
+not tested.
 """
 
 import re
@@ -10,16 +11,19 @@ from pathlib import Path
 import pandas as pd
 
 import inpaintlib
+from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
 from inpaintlib.harness import claims
 
-MARKED = re.compile(r"(<!-- (claim|scoreboard|contradicted|not tested)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)", re.DOTALL)
+MARKED = re.compile(
+    r"(<!-- (claim|results|scoreboard|contradicted|not tested)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)", re.DOTALL
+)
 
 
 def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:
     """Puts what claims.csv says between the markers of a Markdown file; a second time changes nothing.
 
-    Raises BadInput for a marker that names a claim which is not in claims.csv.
+    Raises BadInput for a marker that names a study without headline claims.
     """
     text = Path(path).read_text()
     if (new := rendered(text, claims.shown(claims.read()))) != text:
@@ -31,26 +35,40 @@ def rendered(text: str, rows: pd.DataFrame) -> str:
     lists = {"scoreboard": claims.scoreboard_text, "contradicted": contradicted, "not tested": not_tested}
 
     def fill(match: re.Match) -> str:
-        begin, kind, claim, _, end = match.groups()
-        return begin + (finding(claim, rows) if kind == "claim" else f"\n{lists[kind](rows)}\n") + end
+        begin, kind, study, _, end = match.groups()
+        return f"{begin}\n{results(study, rows) if kind == 'results' else lists[kind](rows)}\n{end}"
 
     return MARKED.sub(fill, text)
 
 
-def finding(claim: str, rows: pd.DataFrame) -> str:
-    """A claim in one line: what its source says, what was measured, the verdict. BadInput: there is no such claim."""
-    measured = claims.value(claim, rows)
-    row = rows[rows["id"] == claim].iloc[0]
-    *numbers, verdict = measured.rsplit(", ", 1)
-    scale = [f"preset {row['preset']}"] if numbers else []
-    below = ["arms below the mean colour"] if row["below_trivial"] == "True" else []
-    return f"{claims.cited(row)}: " + ", ".join([f"**{verdict}**", *numbers, *scale, *below])
+def results(study: str, rows: pd.DataFrame) -> str:
+    """The headline claims of a study that were tested as a table, and how many were not. BadInput: no such study."""
+    headlines = rows[(rows["study"] == study) & (rows["headline"] == "True")]
+    if headlines.empty:
+        raise BadInput(f"README: the results of {study!r} are asked for, but no headline claim is of such a study")
+    tested = headlines[headlines["verdict"] != claims.NOT_TESTED]
+    cells = claims.cells(tested)
+    table = pd.DataFrame({
+        "claim": tested["id"] + ": " + tested["statement"],
+        "paper": [claims.source(row) for row in tested.itertuples()],
+        "published": cells["published"], "ours [95 % interval]": cells["ours [95 % interval]"], "seeds": cells["seeds"],
+        "verdict": cells["verdict"], "command": [f"`sweep {study} --preset {preset}`" for preset in tested["preset"]],
+    }).map(lambda text: text.replace("|", "\\|"))  # fmt: skip
+    left = len(headlines) - len(tested)
+    return table.to_markdown(index=False, disable_numparse=True) + f"\n\nNot tested yet: {left} more." * bool(left)
 
 
 def contradicted(rows: pd.DataFrame) -> str:
     """A line for each claim of a source that the runs contradict."""
-    found = rows.loc[(rows["verdict"] == claims.CONTRADICTED) & (rows["family"] == "published"), "id"]
-    return "\n".join(f"* {claim}: {finding(claim, rows)}" for claim in found) or "None."
+    found = rows[(rows["verdict"] == claims.CONTRADICTED) & (rows["family"] == "published")]
+    return (
+        "\n".join(
+            f"* {row.id}: {claims.cited(row)}: {claims.measured(row)}, {row.n_seeds:g} seeds, preset {row.preset}"
+            + ", arms below the mean colour" * (row.below_trivial == "True")
+            for row in found.itertuples()
+        )
+        or "None."
+    )
 
 
 def not_tested(rows: pd.DataFrame) -> str:
