@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 
+import nbformat
 import pytest
 
 import inpaintlib
@@ -31,11 +32,16 @@ def browser():
 
 @pytest.fixture
 def lab(tmp_path):
-    """JupyterLab with notebook 92, which fills by Telea alone: its address."""
+    """JupyterLab with notebook 92, which fills by Telea alone, and a cell that fills two photos more: its address."""
     notebook = (ROOT / "notebooks" / "92_your_own_photo.ipynb").read_text()
     changed = re.sub(r'(methods: str = \\")[^"\\]+', r"\1telea", notebook)
     assert changed != notebook
-    (tmp_path / "92.ipynb").write_text(changed)
+    book = nbformat.reads(changed, as_version=4)
+    photos = [str(ROOT / "data" / "demo" / "test" / f"kodim0{i}.jpg") for i in (1, 2)]
+    more = f"inpaint.run({photos}, 'centre', ['mean_colour'], Path({str(tmp_path / 'more')!r}))"
+    more = f"from pathlib import Path\nfrom inpaintlib import inpaint\n{more}"
+    book.cells.append(nbformat.v4.new_code_cell(more))
+    nbformat.write(book, tmp_path / "92.ipynb")
     options = ["--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=", "--LabApp.news_url=None",
                f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
     environment = os.environ | {"INPAINT_RESULTS": str(tmp_path / "results"), "PYTHONPATH": str(ROOT)}
@@ -68,6 +74,9 @@ def test_a_stroke_on_the_canvas_of_notebook_92_brings_its_fill(browser, lab):
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click(timeout=60_000)
     saved = page.locator(".jp-OutputArea-output", has_text="Saved in results/your_own_photo: telea; 512 x 512 px each")
     saved.wait_for(state="attached", timeout=120_000)
+    bar = page.locator(".jp-OutputArea-output", has_text=re.compile(r"100%\s*2/2\s*\["))
+    bar.wait_for(state="attached", timeout=60_000)
+    assert bar.locator("[class*=hprogress]").count() == 1
     canvas = page.locator(".jp-OutputArea-output canvas").first
     canvas.scroll_into_view_if_needed(timeout=60_000)
     shown = page.locator(".jp-OutputArea-output img.widget-image")
