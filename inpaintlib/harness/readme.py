@@ -15,9 +15,7 @@ from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
 from inpaintlib.harness import claims
 
-MARKED = re.compile(
-    r"(<!-- (claim|results|scoreboard|contradicted|not tested)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)", re.DOTALL
-)
+MARKED = re.compile(r"(<!-- (results|scoreboard|contradicted|not tested)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
 def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:

@@ -389,7 +389,8 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     rows = []
     for one in order:
         items, waiting = graph[one.study], [item for item in due if item.study == one.study]
-        known = [seconds_of(one, preset, item) for item in waiting]
+        planned = plan(one, preset) if waiting else []
+        known = [seconds_of(one, preset, item, planned) for item in waiting]
         hours = round(sum(known) / 3600, 2) if None not in known else "unknown"
         rows.append({"study": one.study, "runs": len(items), "to do": len(waiting), "hours, one at a time": hours})
         for item, seconds in zip(waiting, known, strict=True):
@@ -397,9 +398,10 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     return pd.DataFrame(rows)
 
 
-def seconds_of(sweep: Sweep, preset: str, item: Planned) -> float | None:
+def seconds_of(sweep: Sweep, preset: str, item: Planned, planned: list[Planned]) -> float | None:
     """What a run will take: as long as finished runs of its preset did, for each kimg where it trains; else its part
-    of the preset's ``hours``, by kimg; else as long as finished runs of other presets did; None: nothing is known."""
+    of the preset's ``hours``, by its kimg of all that are ``planned``; else as long as finished runs of other presets
+    did; None: nothing is known."""
     took = []
     for other in runs.find(sweep.study):
         if other.done and (seconds := other.seconds):
@@ -409,7 +411,7 @@ def seconds_of(sweep: Sweep, preset: str, item: Planned) -> float | None:
         return median(same)
     chosen = sweep.presets[preset]
     if chosen.hours:
-        return chosen.hours * 3600 * (chosen.workers or 1) * _kimg(item) / sum(map(_kimg, plan(sweep, preset)))
+        return chosen.hours * 3600 * (chosen.workers or 1) * _kimg(item) / sum(map(_kimg, planned))
     return median(seconds for _, seconds in took) if took else None
 
 

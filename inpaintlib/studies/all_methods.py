@@ -226,7 +226,7 @@ def _smallest(one: Method) -> str:
 
 def keep(name: str, run: Run | None = None) -> Path:
     """Keeps a finished run's network as results/networks/<name>.pt, in half precision, with its card <name>.json: what
-    trained it, and its scores on the demo test photos. None: the run of the largest preset.
+    trained it, and its scores on the demo test photos. None: that of the preset night.
 
     BadInput for a run of another method, one that is not done, and where none is.
     """
@@ -249,7 +249,7 @@ def keep(name: str, run: Run | None = None) -> Path:
 
 
 def demo_scores(name: str) -> dict[str, float | str]:
-    """what the kept network scores on 32 demo test photos: with a central hole where it was trained for that or
+    """What the kept network scores on 32 demo test photos: with a central hole where it was trained for that or
     without holes, else with irregular ones."""
     loaded = method(name).load(inpaintlib.RESULTS / "networks" / f"{name}.pt", "cpu")
     photos, ids, pictures = load_photos("demo", loaded.side, "test").spread(32)
