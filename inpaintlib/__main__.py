@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--limit", type=int, help="only so many photos of each split")
     sub.add_argument("--skip-bad", action="store_true", help="leave unreadable photos out instead of stopping")
+    sub.add_argument("--structures", action="store_true", help="also MEDFE's structure images of the training photos")
 
     sub = command("sweep", sweep, "Execute the runs of studies; finished ones are skipped, unfinished ones resume.")
     sub.add_argument("study", nargs="+", help="names of studies, paths of sweep files, or all")
@@ -145,6 +146,11 @@ def prepare(options) -> None:
     )
     counts = ", ".join(f"{name} {prepared.meta[name]:,}" for name in ("train", "test", "duplicates", "small"))
     print(f"{prepared.folder}: {counts}, unreadable {len(prepared.meta['bad']):,}")
+    if options.structures:
+        from inpaintlib.studies.autoencoder import with_structures
+
+        made = with_structures(photos.load(options.dataset, options.size, "train", options.resize, options.limit))
+        print(f"{made.array.filename}: {len(made):,} photos with their structure images")
 
 
 def sweep(options) -> int:

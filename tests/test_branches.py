@@ -116,11 +116,13 @@ def prepared(tmp_path, monkeypatch):
 
 
 def test_structures_lie_behind_their_photos_and_their_window_shrinks(prepared, monkeypatch):
-    both = codes_study.with_structures(prepared, batch=2)
+    both = codes_study.with_structures(prepared)
     expected = rtv.structure(noise(3).float() / 255, rtv.Settings(sigma=0.75))
     assert np.array_equal(both.array[:, :3], prepared.array)
     assert np.array_equal(both.array[:, 3:], (expected * 255).round().byte().numpy())
     assert not both.array.flags.writeable
+    kept = codes_study.kept_structures(torch.from_numpy(prepared.array))
+    assert torch.equal((kept * 255).round().byte(), torch.from_numpy(np.array(both.array[:, 3:])))
     assert (both.ids, len(both)) == (["a", "b", "c"], 3)
     monkeypatch.setattr(rtv, "structure", None)  # from here on nothing can be computed
     assert np.array_equal(codes_study.with_structures(prepared).array, both.array)
@@ -139,7 +141,7 @@ def test_no_half_file_of_structures_stays_and_a_damaged_one_is_named(prepared, m
 
     monkeypatch.setattr(codes_study, "structures", stops)
     with pytest.raises(BadInput, match=r"npy: could not be written \(No space left on device\); free some space"):
-        codes_study.with_structures(prepared, batch=2)
+        codes_study._kept(prepared.array, batch=2)
     assert not list(inpaintlib.DATA.rglob("*.npy*"))
     codes_study.with_structures(prepared)
     next(inpaintlib.DATA.rglob("*.npy")).write_bytes(b"")

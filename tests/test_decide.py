@@ -8,6 +8,7 @@ from scipy import stats
 
 from inpaintlib import BadInput
 from inpaintlib.__main__ import main
+from inpaintlib.data import datasets
 from inpaintlib.harness import claims, engine, statistics, sweep
 from inpaintlib.harness.tables import Results
 from tests.test_claims import NOISE, A, B, claim
@@ -44,7 +45,7 @@ def toy(tmp_path, monkeypatch):
         return engine.OK
 
     monkeypatch.setattr(engine, "sweep", execute)
-    monkeypatch.setattr(sweep, "_check_dataset", lambda name: None)
+    monkeypatch.setattr(datasets, "check", lambda name: None)
     return found
 
 

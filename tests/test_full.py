@@ -150,6 +150,18 @@ def test_lines_for_which_the_gpu_is_too_small_are_left_out_with_a_sentence(tiny,
     assert "line 1 is left out: it needs 12.5 GiB of GPU memory and this GPU has 8.0." in capsys.readouterr().out
 
 
+def test_lines_whose_photos_are_missing_are_named_first_and_left_out(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "missing_photos", lambda items: "celeba is not here" if items[0].run_id in first else "")
+    first, made = {full.lines()[0].items[0].run_id}, []
+    monkeypatch.setattr(sweep, "run", lambda studies, *_, only, **__: made.append((studies, only)))
+    assert full.run(workers=1) == 1
+    assert made == [(["tiny"], None)]  # line 2
+    assert capsys.readouterr().out.splitlines()[0] == "line 1 is left out: celeba is not here"
+    first |= {item.run_id for line in full.lines() for item in line.items}
+    with pytest.raises(BadInput, match="celeba is not here"):
+        full.run(workers=1)
+
+
 def test_the_number_of_runs_that_share_a_gpu_is_what_was_measured(tiny, monkeypatch):
     assert full._measured_workers() is None
     device = runs.environment()["device"]

@@ -18,6 +18,7 @@ import pytest
 
 import inpaintlib
 from inpaintlib import BadInput
+from inpaintlib.data import datasets
 from inpaintlib.harness import engine, sweep
 from inpaintlib.harness.runs import Run
 
@@ -414,7 +415,7 @@ def test_a_dataset_that_is_missing_leaves_out_its_study_and_who_needs_it_alone(s
         text = path.read_text().replace("study: tiny", f"study: {name}").replace("parameters: {}", "")
         path.with_stem(name).write_text(f"{text}{more}\n")
     made = []
-    monkeypatch.setattr(sweep, "_check_dataset", lambda name: missing() if name == "celeba" else None)
+    monkeypatch.setattr(datasets, "check", lambda name: missing() if name == "celeba" else None)
     monkeypatch.setattr(engine, "sweep", lambda graph, needs, due, *_, **__: made.extend(i.study for i in due) or 0)
 
     def missing():

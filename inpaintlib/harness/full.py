@@ -75,28 +75,32 @@ def forecast() -> pd.DataFrame:
 def run(time_limit: float | None = None, workers: int | None = None, dry: bool = False, rehearse: bool = False) -> int:
     """Make what is not done, line by line, for at most ``time_limit`` seconds (a rehearsal: as long as it takes).
 
-    Returns an exit status as a sweep does. Raises BadInput before anything starts where a line's photos are not here.
+    Lines whose photos are not here are named first and left out; the exit status, as a sweep's, says so too. Raises
+    BadInput before anything starts where no line's photos are here.
     """
     if dry:
         table = forecast()
         print(table.to_markdown(index=False))
         print(f"\n{table['minutes'].sum():.1f} minutes on one H200; what was cut: notebooks/sweeps/full.md")
         return engine.OK
-    for dataset in dict.fromkeys(item.parameters.get("dataset") for line in lines() for item in line.items):
-        sweep._check_dataset(dataset)
+    missing = {line.number: why for line in lines() if (why := sweep.missing_photos(line.items))}
+    for number, why in missing.items():
+        print(f"line {number} is left out: {why}")
+    if len(missing) == len(lines()):
+        raise BadInput(next(iter(missing.values())))
     memory, workers = gpu_memory(), workers or _measured_workers()
     with rehearsal() if rehearse else contextlib.nullcontext():
-        status = _run_lines(float("inf") if rehearse else time_limit or LIMIT, workers, memory)
+        status = _run_lines(float("inf") if rehearse else time_limit or LIMIT, workers, memory, missing)
         if rehearse:
             print(report().to_markdown(index=False))
     return status
 
 
-def _run_lines(limit: float, workers: int | None, memory: dict[str, float]) -> int:
-    end, failed = time.monotonic() + limit, False
+def _run_lines(limit: float, workers: int | None, memory: dict[str, float], missing: dict[str, str]) -> int:
+    end, failed = time.monotonic() + limit, bool(missing)
     for line in lines():
         left = end - time.monotonic()
-        if all(item.run.done for item in line.items) or _too_large(line, memory[line.number]):
+        if line.number in missing or all(item.run.done for item in line.items) or _too_large(line, memory[line.number]):
             continue
         print(f"line {line.number}: {line.answers}", flush=True)
         how = {} if left == float("inf") else {"time_limit": max(left, 1.0)}

@@ -336,15 +336,25 @@ def _left_out(order: list[Sweep], due: list[Planned]) -> dict[str, str]:
     """Why studies cannot be made here: their dataset is missing, or that of one that they need."""
     found = {}
     for one in order:
-        own = [item.parameters.get("dataset") for item in due if item.study == one.study]
-        try:
-            for dataset in dict.fromkeys(own):
-                _check_dataset(dataset)
-        except BadInput as error:
-            found[one.study] = str(error)
+        own = [item for item in due if item.study == one.study]
+        if why := missing_photos(own):
+            found[one.study] = why
         if own and (lacking := [need for need in one.needs if need in found]):
             found.setdefault(one.study, f"it needs {lacking[0]}.")
     return found
+
+
+def missing_photos(items: list[Planned]) -> str:
+    """Why the runs' photos are not all here, in a sentence; "" where they are."""
+    from inpaintlib.data import datasets
+
+    try:
+        for name in dict.fromkeys(item.parameters.get("dataset") for item in items):
+            if name is not None:
+                datasets.check(name)
+    except BadInput as error:
+        return str(error)
+    return ""
 
 
 def _check_disk(due: list[Planned]) -> None:
@@ -376,13 +386,6 @@ def _only(sweep: Sweep, items: list[Planned], only: dict[str, list]) -> list[Pla
         wanted = ", ".join(f"{name} = {show(values)}" for name, values in only.items())
         raise BadInput(f"{sweep.study}: no run of the preset has {wanted}.")
     return kept
-
-
-def _check_dataset(name: Any) -> None:
-    if name is not None:
-        from inpaintlib.data import datasets
-
-        datasets.check(name)
 
 
 def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], due: list[Planned]) -> pd.DataFrame:

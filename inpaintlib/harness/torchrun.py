@@ -12,7 +12,7 @@ from pathlib import Path
 import inpaintlib
 from inpaintlib import BadInput, parallel
 from inpaintlib.harness import engine, notebook, sweep
-from inpaintlib.harness.runs import Planned
+from inpaintlib.harness.runs import Planned, last_line
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +33,8 @@ def main(arguments: list[str]) -> int:
     run.claim()
     engine._execute(engine.Job(items[0], inpaintlib.RESULTS, inpaintlib.DATA), run)
     run.release()
+    if not run.done:
+        print(f"failed    {run.study} {run.id}: {last_line(run.folder / 'error.txt')}", file=sys.stderr)
     return engine.OK if run.done else engine.FAILED
 
 

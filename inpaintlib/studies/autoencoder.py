@@ -56,14 +56,23 @@ def structures(photos: Tensor) -> Tensor:
     return rtv.structure(photos, filter_settings(photos.shape[-1]))
 
 
-def with_structures(photos: Photos, batch: int = 32) -> Photos:
-    """The photos with their structure images behind them, uint8 (n,6,S,S), read from disk or made now and kept there.
+def with_structures(photos: Photos) -> Photos:
+    """The photos with their structure images behind them, uint8 (n,6,S,S); see :func:`kept_structures`."""
+    return replace(photos, array=_kept(photos.array))
+
+
+def kept_structures(photos: Tensor) -> Tensor:
+    """Structure images of uint8 photos (n,3,S,S) in [0,1], rounded to 255 levels; read from disk or made and kept there.
 
     The file, ``data/prepared/structure/<hash>.npy``, is named by the photos and the filter's settings, and appears when
     it is complete. Raises BadInput for a full disk and a damaged file.
     """
-    array, settings = photos.array, filter_settings(photos.array.shape[-1])
-    digest = hashlib.sha256(repr((FORMAT, array.shape, sorted(asdict(settings).items()))).encode())
+    return torch.from_numpy(_kept(photos.cpu().numpy())[:, 3:].astype(np.float32)) / 255
+
+
+def _kept(array: np.ndarray, batch: int = 32) -> np.ndarray:
+    settings = sorted(asdict(filter_settings(array.shape[-1])).items())
+    digest = hashlib.sha256(repr((FORMAT, array.shape, settings)).encode())
     digest.update(np.ascontiguousarray(array))
     path = inpaintlib.DATA / "prepared" / "structure" / f"{digest.hexdigest()[:24]}.npy"
     with lock(path):
@@ -78,18 +87,17 @@ def with_structures(photos: Photos, batch: int = 32) -> Photos:
             finally:
                 temporary.unlink(missing_ok=True)
     try:
-        return replace(photos, array=np.load(path, mmap_mode="r"))
+        return np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise BadInput(f"{path}: is damaged ({error}); delete it, and it is computed anew") from None
 
 
 def _write_structures(array: np.ndarray, path: os.PathLike, batch: int) -> None:
     both = np.lib.format.open_memmap(path, "w+", np.uint8, (len(array), 6, *array.shape[2:]))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     for start, stop in pairwise(tqdm([*range(0, len(array), batch), len(array)], desc="structure images")):
-        photos = torch.from_numpy(np.array(array[start:stop])).to(device)
+        photos = torch.from_numpy(np.array(array[start:stop]))
         images = (structures(photos.float() / 255) * 255).round().byte()
-        both[start:stop] = torch.cat([photos, images], 1).cpu().numpy()
+        both[start:stop] = torch.cat([photos, images], 1).numpy()
     both.flush()
 
 
@@ -101,9 +109,9 @@ def measure_code(cae: CAE, photos: Tensor, ids: list[str], pictures: list[str] |
                  with_lpips: bool = False) -> tuple[dict, pd.DataFrame]:  # fmt: skip
     """Metrics of a run, and a row a photo, of what comes back of photos uint8 (n,3,S,S); names at the top."""
     parts, rows = [], []
-    for some in photos.to(cae.device).split(64):
-        truth = some.float() / 255
-        back, images = cae.reconstruct(truth).clamp(0, 1), structures(truth)
+    for some, images in zip(photos.split(64), kept_structures(photos).split(64), strict=True):
+        truth, images = some.to(cae.device).float() / 255, images.to(cae.device)
+        back = cae.reconstruct(truth).clamp(0, 1)
         columns = {name: getattr(metrics, name)(back, truth) for name in ("l1", "psnr", "ssim")}
         if with_lpips:
             columns["lpips"] = pretrained.lpips("alex", truth.device)(back, truth)

@@ -37,7 +37,7 @@ from inpaintlib.methods import medfe, medfe_released
 from inpaintlib.methods.autoencoder import CAE, KINDS
 from inpaintlib.methods.medfe import MEDFE
 from inpaintlib.metrics import Evaluation
-from inpaintlib.studies.autoencoder import PATCH, structures
+from inpaintlib.studies.autoencoder import PATCH, kept_structures, structures
 
 DAMPING = 1e-3  # of the ridge, in units of the features' mean variance
 CODES = {"described": medfe, "released": medfe_released}
@@ -136,10 +136,11 @@ def _filled(method: MEDFE, photos: Tensor, holes: Tensor) -> tuple[Tensor, ...]:
     """Features of structure and of texture, and the patches of the truth and of its structure image, on the CPU:
     (B,C,h,w) each, of uint8 photos."""
     parts = []
-    for some, hole in zip(photos.split(32), holes.split(32), strict=True):
+    images = kept_structures(photos)
+    for some, image, hole in zip(photos.split(32), images.split(32), holes.split(32), strict=True):
         truth = some.float() / 255
         found = method.branches(truth.to(method.device), hole.to(method.device))
-        patches = [F.pixel_unshuffle(each, PATCH) for each in (truth, structures(truth))]
+        patches = [F.pixel_unshuffle(each, PATCH) for each in (truth, image)]
         parts.append([each.float().cpu() for each in (*found, *patches)])
     return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
