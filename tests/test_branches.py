@@ -25,6 +25,12 @@ from tests.conftest import coders, noise
 SIZE, N = 64, 4  # as those of noise
 
 
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    """A folder of their own for structure images."""
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path / "data")
+
+
 def method(constraint="conv1x1"):
     settings = Settings(constraint=constraint, size=SIZE, width=2, perceptual_weight=0, style_weight=0)
     return MEDFE(settings, device="cpu", codes=coders())
@@ -110,8 +116,7 @@ def test_codes_come_from_the_runs_of_their_kind_and_width(results):
 
 
 @pytest.fixture
-def prepared(tmp_path, monkeypatch):
-    monkeypatch.setattr(inpaintlib, "DATA", tmp_path)
+def prepared():
     return Photos(noise(3).numpy(), ["a", "b", "c"], "noise")
 
 

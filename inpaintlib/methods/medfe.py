@@ -59,6 +59,7 @@ class Settings(Checked):
     structure_weight: float = number(1.0)  # of the structure branch's constraint
     texture_weight: float = number(1.0)  # of the texture branch's
     pixel_kimg: float = number(0.0, unit="kimg")  # kimg on the L1 alone at first; the texts have none
+    pixel_lr: float = number(0.0)  # Adam's learning rate in these; 0: lr
     lr: float = number(2e-4, above=0)  # Adam's learning rate; Liu 2020 has 0.0002, for millions of photos
     beta1: float = number(0.5, below=1)  # Adam
     beta2: float = number(0.999, below=1)  # Adam
@@ -487,9 +488,12 @@ class MEDFE(Trainer):
         holes = torch.where(left_right, holes.flip(-1), holes)
         holes = torch.where(up_down, holes.flip(-2), holes)
         inputs = {"photos": photos[:, :3], "holes": holes}
-        if step * len(photos) < 1000 * self.settings.pixel_kimg:
+        pixels, s = step * len(photos) < 1000 * self.settings.pixel_kimg, self.settings
+        for group in self.adam_g.param_groups:
+            group["lr"] = s.pixel_lr or s.lr if pixels else s.lr
+        if pixels:
             return self._update_pixels(**inputs)
-        if self.settings.constraint == "conv1x1":
+        if s.constraint == "conv1x1":
             if photos.shape[1] != 6:
                 raise BadInput("photos: constraint conv1x1 needs each photo's structure image behind it, (B, 6, S, S)")
             inputs["structures"] = photos[:, 3:].float() / 255
