@@ -120,7 +120,7 @@ def test_lists_of_contradicted_and_untested_claims():
         ROW | {"id": "X-3", "place": "", "below_trivial": "True"},
         ROW | UNTESTED | {"id": "X-4", "why": "it needs a GPU."},
         ROW | UNTESTED | {"id": "X-5", "why": "incomplete grid: 2 of 3 runs missing."},
-        ROW | UNTESTED | {"id": "X-6", "why": "incomplete grid: 1 of 9 runs diverged."},
+        ROW | UNTESTED | {"id": "X-6", "why": "the preset night has no finished run of arm = l1"},
     ])  # fmt: skip
     said = "−1.25 [−1.5, −1], p = .020, 6 seeds, preset night"
     assert readme.contradicted(rows).splitlines() == [
@@ -128,11 +128,10 @@ def test_lists_of_contradicted_and_untested_claims():
         f"* X-3: more is better (Liu 2018): {said}, arms below the mean colour",
     ]
     assert readme.contradicted(rows[:1]) == "None."
-    assert readme.not_tested(rows) == "* 2 × incomplete grid\n* 1 × it needs a GPU"
+    listed = "* 2 × their runs are still to do\n* 1 × a reason of its own, in results/claims.md"
+    assert readme.not_tested(rows) == listed
     text = "a\n<!-- not tested -->old<!-- /not tested -->\n"
-    assert readme.rendered(text, rows) == (
-        "a\n<!-- not tested -->\n* 2 × incomplete grid\n* 1 × it needs a GPU\n<!-- /not tested -->\n"
-    )
+    assert readme.rendered(text, rows) == f"a\n<!-- not tested -->\n{listed}\n<!-- /not tested -->\n"
 
 
 @pytest.mark.notebooks

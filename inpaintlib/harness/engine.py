@@ -250,7 +250,7 @@ def _watch(client: Any, futures: dict[Any, Planned], end: float, bar: tqdm) -> s
                 for future in [future for future in waiting if future.done()]:
                     waiting.remove(future)
                     _report(future, futures[future], bar)
-                time.sleep(0.1)
+                time.sleep(0.5)
                 if time.monotonic() > end:
                     ended = "Time is up"
                 elif client.status not in ("running", "connecting"):

@@ -70,8 +70,14 @@ def contradicted(rows: pd.DataFrame) -> str:
 
 
 def not_tested(rows: pd.DataFrame) -> str:
-    """Why claims were not tested, each reason up to its first colon, the commonest first, with the number of claims.
-    Runs that are still to do are one reason."""
+    """Why claims were not tested, the commonest reason first, with the number of claims; reasons of one claim alone are
+    only counted."""
     reasons = rows.loc[rows["verdict"] == claims.NOT_TESTED, "why"].str.split("[:;]", regex=True).str[0].str.rstrip(".")
-    reasons = reasons.str.replace(r"^(the preset \w+ has no finished run).*", r"\1 of an arm that it needs", regex=True)
-    return "\n".join(f"* {count} × {why}" for why, count in reasons.value_counts().items()) or "None."
+    for pattern, why in ((r"^(?:incomplete grid|the preset \w+ has no finished run)", "their runs are still to do"),
+                         (r"^it is about", "they are about photos that no run so far has seen")):  # fmt: skip
+        reasons = reasons.where(~reasons.str.contains(pattern), why)
+    counts = reasons.value_counts()
+    said = [f"* {count} × {why}" for why, count in counts[counts > 1].items()]
+    if own := (counts == 1).sum():
+        said.append(f"* {own} × a reason of its own, in results/claims.md")
+    return "\n".join(said) or "None."
