@@ -380,6 +380,20 @@ def test_values_for_prose_are_the_shown_rows(toy):
         claims.value("XX")
 
 
+def test_claims_that_two_presets_answer_differently_are_listed(toy):
+    listed = claim(), claim("Y", a={"arm": "c"})  # c is 1 below b, whatever the gap
+    assert claims.turned("toy") == "0 claims were tested by two presets or more; none turned."
+    toy.build(*listed)
+    assert claims.turned("toy") == "0 claims were tested by two presets or more; none turned."
+    toy.build(*listed, preset="night", gap=-1.0)
+    said, counted = claims.turned("toy").split("\n\n")
+    assert said.startswith("* **X** s (ours): quick +1 [")
+    assert "reproduced; night −1 [" in said
+    assert said.endswith("contradicted.")
+    assert "**Y**" not in said
+    assert counted == "2 claims were tested by two presets or more."
+
+
 def test_a_run_of_several_arms_is_divided_by_the_columns_that_name_them(toy):
     """As a search that also measures Telea under several masks: per_image has a column ``arm``."""
 

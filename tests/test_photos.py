@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import inpaintlib
 from inpaintlib import BadInput
+from inpaintlib.__main__ import main
 from inpaintlib.data import datasets, photos
 from inpaintlib.data.photos import Batches, Photos, crop_boxes, load, prepare, to_rgb
 
@@ -47,6 +49,16 @@ def folder(tmp_path):
 
 def expected(path):
     return np.asarray(Image.open(path)).transpose(2, 0, 1)
+
+
+def test_structure_images_are_prepared_with_the_photos(data, folder, monkeypatch, capsys):
+    monkeypatch.setattr(inpaintlib, "DATA", data)
+    assert main(["prepare", str(folder), "8", "--limit", "4", "--structures"]) == 0
+    [path] = (data / "prepared" / "structure").glob("*.npy")
+    kept = np.load(path)
+    assert kept.shape == (4, 6, 8, 8)
+    assert np.array_equal(kept[:, :3], load(str(folder), 8, "train", limit=4).array)
+    assert f"{path}: 4 photos with their structure images" in capsys.readouterr().out
 
 
 def left_over(data):

@@ -421,6 +421,21 @@ def said(rows: pd.DataFrame, *names: str, dataset: str = "") -> str:
     return "\n".join(lines)
 
 
+def turned(*studies: str) -> str:
+    """The claims that one preset answers one way and another the other way, as a Markdown list: one reproduces what the
+    other contradicts, or their intervals lie on opposite sides of 0."""
+    rows = read() if (inpaintlib.RESULTS / "claims.csv").exists() else pd.DataFrame(columns=COLUMNS)
+    rows, lines, several = rows[rows["study"].isin(studies) & (rows["verdict"] != NOT_TESTED)], [], 0
+    for name, some in rows.groupby("id", sort=False):
+        several += len(some := some.drop_duplicates("preset")) > 1
+        opposite = (some["ci_low"] > 0).any() and (some["ci_high"] < 0).any()
+        if opposite or {REPRODUCED, CONTRADICTED} <= set(some["verdict"]):
+            answers = [f"{row.preset} {measured(row)}, {row.verdict}" for row in some.itertuples()]
+            lines.append(f"* **{name}** {cited(some.iloc[0])}: {'; '.join(answers)}.")
+    lines.append(f"{several} claims were tested by two presets or more{'' if lines else '; none turned'}.")
+    return "\n\n".join(["\n".join(lines[:-1]), lines[-1]]).strip()
+
+
 def measured(row) -> str:
     """What a row measured: "−0.17 [−0.21, −0.12], p = .003"; p is the adjusted one, where there is one."""
     return ", ".join(filter(None, [_interval(row), p_value(row.p_adjusted)]))
