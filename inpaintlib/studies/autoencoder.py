@@ -62,7 +62,7 @@ def with_structures(photos: Photos) -> Photos:
 
 
 def kept_structures(photos: Tensor) -> Tensor:
-    """Structure images of uint8 photos (n,3,S,S), in [0,1] and rounded as bytes; read from disk, or made and kept there.
+    """Structure images of uint8 photos (n,3,S,S), in [0,1], rounded as bytes; read from disk, or made and kept there.
 
     The file, ``data/prepared/structure/<hash>.npy``, is named by the photos and the filter's settings, and appears when
     it is complete. Raises BadInput for a full disk and a damaged file.
