@@ -287,6 +287,11 @@ def test_a_dry_run_lists_what_is_to_do_and_how_long_it_takes(study, capsys):
     put(short, {"kimg": 1.0}, seconds=15.0)
     sweep.run(path, "quick", only={"kimg": [4], "seed": [1]}, dry=True)
     assert "45 s" in capsys.readouterr().out  # 5 s and four times 10
+    beside = {"seconds": 15.0, "cpu_seconds": 10.0, "threads": 1, "device": "Xeon", "cpu": "Xeon"}
+    for more, told in (({}, "25 s"), ({"threads": 2}, "45 s"), ({"device": "H200"}, "45 s")):
+        (short.folder / "env.json").write_text(json.dumps(beside | more))
+        sweep.run(path, "quick", only={"kimg": [4], "seed": [1]}, dry=True)
+        assert told in capsys.readouterr().out
     with pytest.raises(BadInput, match=r"--only: kimg must be in \(0, inf\), not -1"):
         sweep.run(path, "quick", only={"kimg": [-1]})
     with pytest.raises(BadInput, match="tiny: no run of the preset has kimg = 7"):

@@ -42,7 +42,7 @@ class Study:
     def seconds(self, like: Planned) -> float:
         """How long this run took, and so its copy with another seed; where that is not known, others of the preset."""
         if like.run_id not in self.took:
-            known = like.run.seconds or sweep.seconds_of(self.sweep, self.preset, like, self.planned)
+            known = like.run.seconds_alone or sweep.seconds_of(self.sweep, self.preset, like, self.planned)
             self.took[like.run_id] = known or math.inf
         return self.took[like.run_id]
 

@@ -407,7 +407,7 @@ def seconds_of(sweep: Sweep, preset: str, item: Planned, planned: list[Planned])
     did; None: nothing is known."""
     took = []
     for other in runs.find(sweep.study):
-        if other.done and (seconds := other.seconds):
+        if other.done and (seconds := other.seconds_alone):
             kimg = _kimg(item) / _kimg(other)
             took.append((other.parameters.get("preset"), OVERHEAD + max(0.0, seconds - OVERHEAD) * kimg))
     if same := [seconds for name, seconds in took if name == preset]:
