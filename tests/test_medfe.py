@@ -353,6 +353,18 @@ def test_with_every_fix_the_released_code_is_the_described_method():
     assert torch.equal(after(fixed, 2), after(TINY, 2))
 
 
+@pytest.mark.parametrize(("pixel_lr", "first"), [(0.0, 1e-3), (1e-2, 1e-2)])
+def test_pixels_have_a_learning_rate_of_their_own(pixel_lr, first):
+    method = trainer(replace(TINY, pixel_kimg=0.002, lr=1e-3, pixel_lr=pixel_lr))
+    for step, lr in ((0, first), (1, 1e-3)):
+        before = [p.clone() for p in method.network.parameters()]
+        method.step(photos(seed=step), step)
+        moved = max((p - old).abs().max().item() for p, old in zip(method.network.parameters(), before, strict=True))
+        if step == 0:  # Adam's first step is the learning rate, whatever the gradient
+            assert moved == pytest.approx(lr, rel=1e-3)
+        assert {group["lr"] for group in method.adam_g.param_groups} == {lr}
+
+
 def test_pixels_come_first_and_alone():
     settings = replace(TINY, pixel_kimg=0.004)
     method = trainer(settings)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -131,6 +132,13 @@ def test_batch_norm_is_pytorchs_in_one_process():
 def test_torchrun_wants_one_run(results, words, said):
     with pytest.raises(BadInput, match=said):
         torchrun.main(words.split())
+
+
+def test_torchrun_says_why_its_run_failed(results, monkeypatch, capsys):
+    monkeypatch.setattr(torchrun.parallel, "start", lambda: None)
+    monkeypatch.setattr(torchrun.engine, "_execute", lambda job, run: run.fail("Traceback\nValueError: no photos"))
+    assert torchrun.main(["context_encoder_ratios", "smoke", "arm=ratio", "ratio=1000", "seed=0"]) == 1
+    assert re.fullmatch(r"failed    context_encoder_ratios arm=.*: ValueError: no photos\n", capsys.readouterr().err)
 
 
 @pytest.mark.slow

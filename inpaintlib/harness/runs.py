@@ -176,7 +176,7 @@ class Run:
     def finish(self, metrics: dict[str, Any], per_image: pd.DataFrame) -> None:
         """Write per_image.csv.gz, then metrics.json: from then on the run is done.
 
-        Numbers have 5 digits, of more than 1,000 photos 4: all records of a night stay below 30 MB in the repository.
+        Numbers have 5 digits, of more than 1,000 photos 4, which keeps a night's records small.
 
         Raises BadInput when a metric has a parameter's name and another value, or the disk is full.
         """
