@@ -432,8 +432,8 @@ def turned(*studies: str) -> str:
         if opposite or {REPRODUCED, CONTRADICTED} <= set(some["verdict"]):
             answers = [f"{row.preset} {measured(row)}, {row.verdict}" for row in some.itertuples()]
             lines.append(f"* **{name}** {cited(some.iloc[0])}: {'; '.join(answers)}.")
-    lines.append(f"{several} claims were tested by two presets or more{'' if lines else '; none turned'}.")
-    return "\n\n".join(["\n".join(lines[:-1]), lines[-1]]).strip()
+    counted = f"{several} claims were tested by two presets or more"
+    return "\n".join([*lines, "", f"{counted}."]) if lines else f"{counted}; none turned."
 
 
 def measured(row) -> str:

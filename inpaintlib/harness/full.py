@@ -83,10 +83,11 @@ def run(time_limit: float | None = None, workers: int | None = None, dry: bool =
         print(table.to_markdown(index=False))
         print(f"\n{table['minutes'].sum():.1f} minutes on one H200; what was cut: notebooks/sweeps/full.md")
         return engine.OK
-    missing = {line.number: why for line in lines() if (why := sweep.missing_photos(line.items))}
+    planned = lines()
+    missing = {line.number: why for line in planned if (why := sweep.missing_photos(line.items))}
     for number, why in missing.items():
         print(f"line {number} is left out: {why}")
-    if len(missing) == len(lines()):
+    if len(missing) == len(planned):
         raise BadInput(next(iter(missing.values())))
     memory, workers = gpu_memory(), workers or _measured_workers()
     with rehearsal() if rehearse else contextlib.nullcontext():
