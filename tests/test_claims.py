@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+import inpaintlib
 from inpaintlib import BadInput
+from inpaintlib.files import read_json, write_json
 from inpaintlib.harness import claims, report, statistics, sweep
 from inpaintlib.harness.claims import CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
 from inpaintlib.harness.tables import Results
@@ -299,6 +301,17 @@ def test_runs_of_two_versions_of_the_code_are_said(toy):
     row = claims.build().iloc[0]
     assert (row["verdict"], row["computed"]) == (REPRODUCED, "several")
     assert "several versions of the code" in row["why"]
+
+
+def test_runs_of_two_processors_are_said_and_their_times_are_not_compared(toy):
+    toy.sweep_file(claims=[claim("X", above=0.1), claim("Y", above=0.1, metric="training_seconds")])
+    toy.finish("quick", lambda p: (score := measure()(p)) | {"training_seconds": score["psnr_hole"]})
+    assert claims.build()["verdict"].tolist() == [REPRODUCED, REPRODUCED]
+    env = next(inpaintlib.RESULTS.glob("*/runs/arm=a,*/env.json"))
+    write_json(env, read_json(env) | {"device": "another", "precision": "fp32"})
+    rows = claims.build().reset_index()
+    assert rows["verdict"].tolist() == [REPRODUCED, NOT_TESTED]
+    assert rows["why"].str.contains("several processors.*another, fp32").all()
 
 
 def test_one_row_for_each_preset_and_dataset_and_the_largest_complete_one_is_shown(toy):

@@ -48,6 +48,7 @@ COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "publish
 NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "wins", "n_seeds",
            "n_photos", "n_pictures"]  # fmt: skip
 TWO_LOOKS = "Two looks at half the alpha each, the second with more seeds: p is twice the smaller one"
+CLOCK = ("training_photos_per_second", "training_seconds")  # of runs of one processor alone these may be compared
 DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direction themselves; else greater
 
 
@@ -170,8 +171,13 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
         row |= {"verdict": BY_CONSTRUCTION, "why": str(claim["by_construction"])}
     if results:
         row |= _where_from(claim, results, outcome.ours)
+        machines = row.pop("machines", ())
         if row["computed"] == "several" and not math.isnan(outcome.ours):
             row["why"] = _sentences(row["why"], "the runs come from several versions of the code")
+        if len(machines) > 1 and not math.isnan(outcome.ours):
+            row["why"] = _sentences(row["why"], f"the runs were made on several processors ({'; '.join(machines)})")
+            if row["metric"] in CLOCK:
+                row |= {"p": math.nan, "verdict": NOT_TESTED}
     return row
 
 
@@ -186,10 +192,11 @@ def _where_from(claim: dict, results: Results, ours: float) -> dict:
         return {"computed": ""}
     rows = pd.concat(own)
     hashes = {str(value)[:8] for value in rows["test_set"]}
-    codes = {tables.version(results.study, name) for arm, some in found if "fill" not in arm for name in some["run_id"]}
+    codes = {tables.version(results.study, name) for name in rows["run_id"]}
     counts = {"n_photos": int(rows["n_photos"].iloc[0]), "n_pictures": tables.n_pictures(rows.iloc[0], results)}
     counts |= {"test_set": hashes.pop() if len(hashes) == 1 else "several"}
     return counts | {"computed": codes.pop()[:10] if len(codes) == 1 else "several",
+                     "machines": sorted({tables.machine(results.study, name) for name in rows["run_id"]}),
                      "below_trivial": None if math.isnan(ours) else _below_trivial(found, results)}  # fmt: skip
 
 

@@ -296,10 +296,14 @@ def environment() -> dict[str, Any]:
     """Where this process runs: what env.json holds; no folder and no host is named."""
     import torch
 
+    from inpaintlib.training import native_bf16
+
+    gpu = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "device": torch.cuda.get_device_name() if gpu else _cpu_name(),
+        "precision": "bf16" if gpu or native_bf16() else "fp32",  # what a training's precision "auto" is here
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),

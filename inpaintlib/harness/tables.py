@@ -225,6 +225,11 @@ class Results:
         """The commits of the code that made the runs."""
         return sorted({version(self.study, run_id) for run_id in self.runs["run_id"]})
 
+    @property
+    def machines(self) -> list[str]:
+        """The processors that made the runs."""
+        return sorted({machine(self.study, run_id) for run_id in self.runs["run_id"]})
+
     def write(self, table: pd.DataFrame, readable: str) -> None:
         """Writes table.csv, runs.csv and times.csv, rows of other presets kept, and this preset's part of table.md."""
         merge(table, self.folder / "table.csv", self.preset)
@@ -233,7 +238,7 @@ class Results:
         merge(per_run.drop(columns=times), self.folder / "runs.csv", self.preset, in_order=False)
         address = [name for name in ("arm", "dataset", "seed") if name in per_run]
         merge(per_run[["preset", *address, *times, "run_id"]], self.folder / "times.csv", self.preset)
-        notes = [trivial_note(table), several_versions(self.versions), readable]
+        notes = [trivial_note(table), several_versions(self.versions), several_machines(self.machines), readable]
         write_section(self.folder / "table.md", f"Preset `{self.preset}`", "\n\n".join(filter(None, notes)))
 
 
@@ -311,6 +316,11 @@ def several_versions(versions: Sequence[str]) -> str:
     if len(versions) < 2:
         return ""
     return f"These runs come from {len(versions)} versions of the code ({', '.join(v[:8] for v in versions)})."
+
+
+def several_machines(machines: Sequence[str]) -> str:
+    """The sentence that says so where runs of several processors stand together, else ""."""
+    return f"These runs were made on {len(machines)} processors ({'; '.join(machines)})." if len(machines) > 1 else ""
 
 
 def merge(rows: pd.DataFrame, path: Path, preset: str, in_order: bool = True) -> None:
@@ -404,3 +414,15 @@ def version(study: str, run_id: str) -> str:
 @remembered
 def _read_version(env: Path) -> str:
     return read_json(env).get("git_commit") or "unknown"
+
+
+def machine(study: str, run_id: str) -> str:
+    """The processor that made a run, with the precision of its training where env.json says one."""
+    env = Run(study, run_id).folder / "env.json"
+    return _read_machine(env) if env.exists() else "unknown"
+
+
+@remembered
+def _read_machine(env: Path) -> str:
+    said = read_json(env)
+    return ", ".join(filter(None, (said.get("device") or "unknown", said.get("precision"))))
