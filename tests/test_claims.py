@@ -277,6 +277,7 @@ def test_an_incomplete_grid_diverged_runs_and_few_seeds_are_not_tested(toy):
         ({"each": ["size"]}, "per_image has no column 'size'"),
         ({"each": "size"}, "each must be a list of columns of per_image, not 'size'."),
         ({"id": "fine"}, "notebooks/sweeps/toy.yaml: the claim fine is there twice."),
+        ({"prose": "yes"}, "claim X: prose must be two sentences, where it is reproduced and where not, not 'yes'."),
         ({"family": "mine"}, "claim X: family must be one of published, ours, not 'mine'."),
     ],
 )
@@ -391,6 +392,18 @@ def test_values_for_prose_are_the_shown_rows(toy):
     assert [claims.p_value(p) for p in (0.0004, 0.0301, 0.9999, math.nan)] == ["p < .001", "p = .030", "p = 1", ""]
     with pytest.raises(BadInput, match="has no claim 'XX'"):
         claims.value("XX")
+
+
+def test_a_sentence_of_prose_follows_the_verdict(toy):
+    prose = {"prose": ["It is", "It is not"]}
+    listed = [claim("above"), claim("below", "less"), claim("open", above=1), claim("none", metric="no")]
+    rows = toy.build(claim("silent"), *(one | prose for one in listed))
+    above, below, undecided, none = claims.discussed("toy", rows.reset_index(drop=True)).splitlines()
+    assert above.startswith("* It is (above: +1 [")
+    assert above.endswith("], p < .001, 6 seeds).")
+    assert below.startswith("* It is not (below: +1 [")
+    assert undecided.startswith("* *Undecided*: s (open: +1 [")
+    assert none == "* *Not tested*: s (none)."
 
 
 def test_claims_that_two_presets_answer_differently_are_listed(toy):

@@ -29,7 +29,7 @@ VERDICTS = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "u
 def style() -> None:
     """The look of every figure of the study; in a notebook as JPEG, a tenth of the size where photos are shown."""
     if get_ipython():
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 78})
     plt.rcParams.update({
         "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
         "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -305,6 +305,13 @@ def from_runs(path: Path, folders: Iterable[Path], make: Callable[[], plt.Figure
     if path.exists():
         return show(path)
     return display.Markdown("*The pictures of these runs are not on this machine; make them with `--rerun done`.*")
+
+
+def pictured(folders: dict, path: Path) -> dict:
+    """Of run folders by name those whose pictures are on this machine, where ``path`` is not kept yet: a figure of some
+    is better than none. All of them where it is kept, which then stays, or where none has pictures."""
+    there = {name: folder for name, folder in folders.items() if (folder / "notebook.ipynb").exists()}
+    return folders if path.exists() or not there else there
 
 
 def show(path: Path) -> display.Image:

@@ -38,7 +38,7 @@ REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "undecided"
 BY_CONSTRUCTION, NOT_TESTED = "by construction", "not tested"
 VERDICTS = [REPRODUCED, CONTRADICTED, UNDECIDED, BY_CONSTRUCTION, NOT_TESTED]
 FAMILIES, MIN_SEEDS = ["published", "ours"], 3
-COMMON = {"published", "headline", "by_construction", "note", "family", "place"}
+COMMON = {"published", "headline", "by_construction", "note", "prose", "family", "place"}
 PAIR = {"above", "each", "same_pixels", "relative"}
 TESTS = {  # the keys that a test needs, and may have
     "greater": ({"a", "b"}, PAIR), "less": ({"a", "b"}, PAIR), "equal": ({"a", "b", "within"}, PAIR - {"above"}),
@@ -106,6 +106,9 @@ def check(study: str, claim: dict) -> dict:
             raise BadInput(f"{where}: {key} must be parameters with their values, not {claim[key]!r}.")
     if not all(isinstance(name, str) for name in claim.get("each", [])) or isinstance(claim.get("each"), str):
         raise BadInput(f"{where}: each must be a list of columns of per_image, not {claim['each']!r}.")
+    prose = claim.get("prose", ["", ""])
+    if not (isinstance(prose, list) and [type(sentence) for sentence in prose] == [str, str]):
+        raise BadInput(f"{where}: prose must be two sentences, where it is reproduced and where not, not {prose!r}.")
     for key, allowed in (("family", FAMILIES), ("sign", [1, -1]), ("better", ["higher", "lower"])):
         if key in claim and claim[key] not in allowed:
             raise BadInput(f"{where}: {key} must be one of {', '.join(map(str, allowed))}, not {claim[key]!r}.")
