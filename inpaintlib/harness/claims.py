@@ -3,7 +3,8 @@
 A study's sweep file lists its claims. Each has ``id``, ``source``, ``place`` (section, figure or table; not needed for
 our own), ``statement``, ``metric``, ``test`` with the test's own keys (see verdicts.py), and may have ``published`` (a
 number), ``headline``, ``by_construction`` (why it cannot fail), ``note`` (said where the verdict contradicts the
-source) and ``family`` (``published``, or ``ours``: claims of our own, a family apart for Holm's correction).
+source), ``prose`` (two sentences for discussions: where it is reproduced, and where it is contradicted) and ``family``
+(``published``, or ``ours``: claims of our own, a family apart for Holm's correction).
 
 A verdict takes p < .05 after Holm's correction within its family (study, preset, data set): ``reproduced`` on the
 claimed side, ``contradicted`` on the other, else ``undecided``, with the smallest distance that so many seeds would
