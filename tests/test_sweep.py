@@ -248,9 +248,9 @@ def test_a_study_is_made_again_without_those_that_it_needs(study, monkeypatch, c
 
 
 def test_numbers_are_read_as_a_scientist_writes_them():
-    found = sweep.parse_pairs("--set", ["kimg=1e3", "a=1.0e+3", "b=[10, 50,5000]", "c=10,.inf", "d=010", "e='x, y'",
+    found = sweep.parse_pairs("--set", ["kimg=1e3", "a=1.0e+3", "b=[10, 50,5000]", "c=10,.inf,inf", "d=010", "e='x, y'",
                                         "f=true", "g=yes", "h=-.5", "i=lpips+inception", "j=1:30"])  # fmt: skip
-    assert found == {"kimg": [1000.0], "a": [1000.0], "b": [10, 50, 5000], "c": [10, math.inf], "d": ["010"],
+    assert found == {"kimg": [1000.0], "a": [1000.0], "b": [10, 50, 5000], "c": [10, math.inf, math.inf], "d": ["010"],
                      "e": ["x, y"], "f": [True], "g": ["yes"], "h": [-0.5], "i": ["lpips+inception"],
                      "j": ["1:30"]}  # fmt: skip
     for pairs, sentence in (
@@ -296,6 +296,8 @@ def test_a_dry_run_lists_what_is_to_do_and_how_long_it_takes(study, capsys):
         sweep.run(path, "quick", only={"kimg": [-1]})
     with pytest.raises(BadInput, match="tiny: no run of the preset has kimg = 7"):
         sweep.run(path, "quick", only={"kimg": [7]})
+    with pytest.raises(BadInput, match="tiny: of what --only asks for, no run has kimg = 7"):
+        sweep.run(path, "quick", only={"kimg": [4, 7]})
 
 
 def put(run, parameters, seconds=1.0):

@@ -385,6 +385,9 @@ def _only(sweep: Sweep, items: list[Planned], only: dict[str, list]) -> list[Pla
     if not kept:
         wanted = ", ".join(f"{name} = {show(values)}" for name, values in only.items())
         raise BadInput(f"{sweep.study}: no run of the preset has {wanted}.")
+    for name, values in only.items():
+        if idle := [value for value in values if all(item.parameters[name] != value for item in kept)]:
+            raise BadInput(f"{sweep.study}: of what --only asks for, no run has {name} = {show(idle)}.")
     return kept
 
 
@@ -456,7 +459,8 @@ def _status_row(run: Run) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2's core (1e3 a number; 010, yes and dates text), no key given twice."""
+    """Safe YAML with the scalars of YAML 1.2's core (1e3 a number; 010, yes and dates text) and inf without a dot, as
+    run_ids have it; no key given twice."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - as PyYAML wants it
 
@@ -471,7 +475,7 @@ class _Loader(yaml.SafeLoader):
 for _tag, _pattern in {
     "bool": "true|True|TRUE|false|False|FALSE",
     "int": "[-+]?(0|[1-9][0-9]*)",
-    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.?(inf|Inf|INF)|\.(nan|NaN|NAN)",
     "null": "~|null|Null|NULL|",
     "merge": "<<",
 }.items():
