@@ -187,7 +187,8 @@ def test_the_table_marks_holes_that_were_not_learned_and_those_that_cannot_be_fi
 def test_each_preset_measures_its_own_networks_and_needs_their_studies():
     plan = sweep.load("all_methods")
     for name in plan.presets:
-        assert [item.parameters["trained_preset"] for item in sweep.plan(plan, name)] == [name]
+        of = "kept" if name == "quick" else name
+        assert [item.parameters["trained_preset"] for item in sweep.plan(plan, name)] == [of]
     assert set(plan.needs) == {one.study for one in METHODS.values() if one.study}
     for one in METHODS.values():
         if one.study:
@@ -212,6 +213,20 @@ def test_a_kept_network_scores_on_the_demo_photos_what_its_card_says(card, monke
     numbers = ("psnr_hole", "ssim_hole", "l1_hole")
     assert [found[name] for name in numbers] == pytest.approx([said[name] for name in numbers], rel=0.01)
     assert found["test_set"] == said["test_set"]
+
+
+def test_kept_networks_are_measured_like_those_of_runs(sets, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", ROOT / "results")
+    found, missing = all_methods.networks("kept", "demo", 3)
+    assert {name for name in found if METHODS[name].study} == {path.stem for path in KEPT} | {"latent_search_unblended"}
+    assert not set(missing) & set(found)
+    some = {name: found[name] for name in ("context_encoder", "partial_conv", "telea")}
+    per_image, costs, failed = all_methods.measure(some, {"centre": sets["centre"]})
+    assert not failed
+    assert set(per_image["arm"]) == set(some)
+    card = read_json(KEPT[0])
+    assert costs.set_index("arm").loc[KEPT[0].stem, "training_seconds"] == card["cost"]["training_seconds"] > 0
+    assert all(set(read_json(path)["cost"]) == set(all_methods.training(None)) for path in KEPT)
 
 
 def test_only_finished_runs_are_kept(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Masks: exact areas and borders, and seeds that alone decide."""
 
+import hashlib
+
 import cv2
 import numpy as np
 import pytest
@@ -36,6 +38,28 @@ def test_the_seed_alone_decides(kind):
     assert torch.equal(masks.make(kind, 3, 64, 5), first[:3])  # mask i does not depend on n
     assert (masks.make(kind, 8, 64, 6) != first).any((1, 2, 3)).sum() >= 4
     assert len({mask.numpy().tobytes() for mask in first}) >= (3 if kind == "half" else 8)
+
+
+SAME = {  # of 50 masks of 64 px and seed 1
+    "centre": "df5fbbbc366f",
+    "random_block": "98ed62a8391d",
+    "random_region": "4fa0b901b3a5",
+    "irregular": "e230b20a3e7a",
+    "random_pixels": "c984a842c79a",
+    "half": "50cc7949fed1",
+    "pattern": "a3605a353125",
+    "strokes": "c57cb74a9b03",
+}
+
+
+@pytest.mark.parametrize("kind", masks.KINDS)
+def test_every_processor_draws_the_same_masks(kind):
+    assert hashlib.sha256(masks.make(kind, 50, 64, 1).numpy().tobytes()).hexdigest()[:12] == SAME[kind]
+
+
+def test_of_equal_pixels_the_first_are_taken():
+    field = np.array([[2, 1, 1, 0], [1, 1, 2, 1]])
+    assert masks._lowest(field, 4).tolist() == [[False, True, True, True], [True, False, False, False]]
 
 
 @pytest.mark.parametrize(

@@ -248,10 +248,11 @@ def _stack(draw: Callable[[np.random.Generator], np.ndarray], n: int, size: int,
 
 
 def _lowest(field: np.ndarray, area: float) -> np.ndarray:
-    """The round(area) pixels with the lowest values, at least one and not all."""
+    """The round(area) pixels with the lowest values, at least one and not all. Of equal ones the first: a stable sort,
+    as NumPy's partition takes others on other processors."""
     area = min(max(round(area), 1), field.size - 1)
     mask = np.zeros(field.size, bool)
-    mask[np.argpartition(field, area - 1, axis=None)[:area]] = True
+    mask[np.argsort(field, axis=None, kind="stable")[:area]] = True
     return mask.reshape(field.shape)
 
 

@@ -23,7 +23,7 @@ from inpaintlib.data import masks
 from inpaintlib.data.photos import examples
 from inpaintlib.data.photos import load as load_photos
 from inpaintlib.data.test_set import TestSet
-from inpaintlib.files import write_json
+from inpaintlib.files import read_json, write_json
 from inpaintlib.harness import figures, sweep, tables
 from inpaintlib.harness.parameters import did_you_mean, show
 from inpaintlib.harness.runs import Run
@@ -180,12 +180,33 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def trained(name: str, preset: str = "auto") -> list[Run]:
+def kept_file(name: str) -> Path:
+    """Where the repository has this method's network, if it has one."""
+    return inpaintlib.RESULTS / "networks" / f"{name.removesuffix('_unblended')}.pt"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A network of the repository in place of the run that trained it, which may be on another machine."""
+
+    folder: Path  # its file
+    card: dict
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"dataset": self.card["dataset"], "seed": self.card["seed"]}
+
+
+def trained(name: str, preset: str = "auto") -> list[Run] | list[Kept]:
     """The finished runs whose weights are here and that trained this method's networks, a run a seed, in order.
 
-    ``preset``: of the sweep; ``auto``: the largest that has one. Empty where there is none.
+    ``preset``: of the sweep; ``auto``: the largest that has one; ``kept``: the repository's network. Empty where there
+    is none.
     """
     one = method(name)
+    if preset == "kept":
+        card = kept_file(name).with_suffix(".json")
+        return [Kept(kept_file(name), read_json(card))] if one.study and card.exists() else []
     presets = sorted(sweep.load(one.study).presets, key=sweep.preset_rank, reverse=True) if one.study else []
     for each in presets if preset == "auto" else [preset]:
         there = [run for run in sweep.of_preset(one.study, each, **one.run) if run.status() == "done"]
@@ -201,9 +222,8 @@ def newest(name: str, preset: str = "auto") -> Path:
     """
     if not (one := method(name)).study:
         raise BadInput(f"{name}: has no network; it is not trained.")
-    kept = inpaintlib.RESULTS / "networks" / f"{name.removesuffix('_unblended')}.pt"
-    if preset == "auto" and kept.exists():
-        return kept
+    if preset == "auto" and kept_file(name).exists():
+        return kept_file(name)
     if runs := trained(name, preset):
         return runs[0].folder / "weights.pt"
     wanted = preset if preset != "auto" else _smallest(one)
@@ -237,11 +257,12 @@ def keep(name: str, run: Run | None = None) -> Path:
     state = load_checkpoint(run.folder / "weights.pt")
     halves = {part: {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
               for part, tensors in state.items() if part not in ("settings", "kind")}  # fmt: skip
-    kept = inpaintlib.RESULTS / "networks" / f"{name}.pt"
+    kept = kept_file(name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(kept, state | halves)
     told = ("preset", "arm", "dataset", "size", "kimg", "seed")
     card = {"method": name, "run": f"{run.study}/{run.id}", **{key: run.parameters[key] for key in told},
+            "cost": training(run),
             "scores": {key: run.metrics[key] for key in ("psnr_hole", "lpips", "test_set") if key in run.metrics},
             "demo": demo_scores(name)}  # fmt: skip
     write_json(kept.with_suffix(".json"), card)
@@ -286,7 +307,7 @@ def shown_sets(size: int, n: int = 6) -> dict[str, TestSet]:
     return sets
 
 
-def networks(preset: str, dataset: str, seeds: int) -> tuple[dict[str, list[Run | None]], list[str]]:
+def networks(preset: str, dataset: str, seeds: int) -> tuple[dict[str, list[Run | Kept | None]], list[str]]:
     """The runs that trained each method's networks, of at most so many seeds ([None]: it needs no network), and the
     names of the methods without a network of this preset. Of several data sets ``dataset`` is taken, else the first."""
     found, missing = {}, []
@@ -330,11 +351,13 @@ def _scaled(loaded: Loaded, photos: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, back.clamp(0, 1), photos)
 
 
-def training(run: Run | None) -> dict[str, Any]:
+def training(run: Run | Kept | None) -> dict[str, Any]:
     """What a network cost: ``kimg`` and ``training_seconds``, those of the network it began with included; and what
     it was trained on: ``trained_on``, ``trained_size`` and ``trained_holes`` ("": without holes)."""
     if run is None:
         return {"kimg": 0.0, "training_seconds": 0.0, "trained_on": "", "trained_size": 0, "trained_holes": ""}
+    if isinstance(run, Kept):
+        return run.card["cost"]
     given, seconds = run.parameters, run.metrics["training_seconds"]
     holes = given.get("region") or given.get("train_masks", "")
     holes = "irregular" if holes in ("generated", "nvidia") else holes
@@ -348,7 +371,7 @@ def training(run: Run | None) -> dict[str, Any]:
     return found
 
 
-def measure(found: dict[str, list[Run | None]], sets: dict[str, TestSet], measured_with: Sequence[str] = (),
+def measure(found: dict[str, list[Run | Kept | None]], sets: dict[str, TestSet], measured_with: Sequence[str] = (),
             device: str = "auto", progress: bool = False) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:  # fmt: skip
     """Every method's networks on every set that it can fill.
 
@@ -371,7 +394,7 @@ def measure(found: dict[str, list[Run | None]], sets: dict[str, TestSet], measur
     return pd.concat(rows, ignore_index=True), pd.DataFrame(costs), failed
 
 
-def keep_pictures(found: dict[str, list[Run | None]], folder: Path, size: int, device: str = "auto") -> None:
+def keep_pictures(found: dict[str, list[Run | Kept | None]], folder: Path, size: int, device: str = "auto") -> None:
     """Leaves the fills of :func:`shown_sets` by each method's first network as strips, <mask>/<number>_<title>.png;
     of no method that gives up on them."""
     sets = shown_sets(size)
