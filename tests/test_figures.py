@@ -1,6 +1,7 @@
 """Figures and GIFs show what they were given."""
 
 import base64
+import io
 
 import numpy as np
 import pandas as pd
@@ -157,6 +158,25 @@ def test_the_evolution_shows_only_the_lengths_that_all_runs_have(tmp_path):
     with Image.open(tmp_path / "both.gif") as picture:
         assert picture.n_frames == 2
         assert picture.size == (6 * 16, 3 * (16 + 18))
+
+
+def test_a_shown_jpeg_is_as_large_as_one_that_is_drawn_there(tmp_path):
+    figures.style()
+    Image.new("RGB", (320, 160), "red").save(tmp_path / "a.jpg")
+    data, _ = figures.show(tmp_path / "a.jpg")._repr_mimebundle_()
+    with Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))) as picture:
+        assert picture.size == (220, 110)
+
+
+def test_a_figure_of_some_runs_is_drawn_only_where_none_is_kept(tmp_path):
+    folders = {name: tmp_path / name for name in "ab"}
+    (tmp_path / "a").mkdir()
+    kept = tmp_path / "kept.jpg"
+    assert figures.pictured(folders, kept) == folders  # none has pictures
+    (tmp_path / "a" / "notebook.ipynb").touch()
+    assert figures.pictured(folders, kept) == {"a": tmp_path / "a"}
+    kept.touch()
+    assert figures.pictured(folders, kept) == folders
 
 
 def test_a_shown_gif_is_the_file_itself_labelled_png(tmp_path):

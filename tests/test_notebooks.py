@@ -111,6 +111,12 @@ def test_notebooks_are_committed_whole(path):
     assert not re.search(r"/(home|root|work|Users)/", json.dumps(outputs)), "an output names a folder of one machine"
 
 
+def test_notebooks_are_small_enough_to_read_on_github():
+    sizes = [path.stat().st_size for path in NOTEBOOKS]
+    assert max(sizes) < 1.5e6
+    assert sum(sizes) < 12e6
+
+
 @pytest.mark.parametrize("study", SWEEPS)
 def test_every_preset_of_every_sweep_is_valid(study):
     for preset in sweep.load(study).presets:

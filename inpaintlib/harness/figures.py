@@ -6,6 +6,7 @@ the tables. One look for all: :func:`style`.
 
 import ast
 import inspect
+import io
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,12 +27,15 @@ VERDICTS = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "u
 """Colour (Okabe and Ito's, told apart by the colour-blind) and marker of each verdict that has a value."""
 
 
+QUALITY, FILE_DPI = 78, 160  # of JPEGs in notebooks; of figures in files
+
+
 def style() -> None:
     """The look of every figure of the study; in a notebook as JPEG, a tenth of the size where photos are shown."""
     if get_ipython():
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 78})
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": QUALITY})
     plt.rcParams.update({
-        "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
+        "figure.dpi": 110, "savefig.dpi": FILE_DPI, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
         "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
         "axes.prop_cycle": plt.cycler(color=PALETTE), "legend.frameon": False,
@@ -315,9 +319,14 @@ def pictured(folders: dict, path: Path) -> dict:
 
 
 def show(path: Path) -> display.Image:
-    """A GIF, JPEG or PNG as a cell's output. It is labelled PNG, which GitHub and nbconvert pass on where they drop
-    GIFs; browsers look at the bytes and play it."""
-    return display.Image(data=path.read_bytes(), format="png")
+    """A picture's file as a cell's output, a JPEG as small as one that is drawn there. A GIF is labelled PNG, which
+    GitHub and nbconvert pass on where they drop GIFs; browsers look at the bytes and play it."""
+    if path.suffix != ".jpg":
+        return display.Image(data=path.read_bytes(), format="png")
+    with Image.open(path) as picture:
+        small = picture.resize([round(side * plt.rcParams["figure.dpi"] / FILE_DPI) for side in picture.size])
+    small.save(smaller := io.BytesIO(), "JPEG", quality=QUALITY)
+    return display.Image(data=smaller.getvalue(), format="jpeg")
 
 
 def frames(run_folder: Path) -> list[Path]:
