@@ -179,7 +179,18 @@ def test_a_run_from_start_to_finish(notebook):
     assert run.parameters == {**DEFAULTS, "ratio": math.inf, "seed": 3}
     env = json.loads((run.folder / "env.json").read_text())
     assert env["python"] == sys.version.split()[0]
-    assert set(env) == {"notebook", "cosmetic", "python", "torch", "device", "cpu", "threads", "git_commit", "time"}
+    assert set(env) == {
+        "notebook",
+        "cosmetic",
+        "python",
+        "torch",
+        "device",
+        "precision",
+        "cpu",
+        "threads",
+        "git_commit",
+        "time",
+    }
     assert not re.search(rf"{socket.gethostname()}|/(home|root|work|tmp|Users)/", json.dumps(env))
     run.finish({"psnr": 20.5, "n_photos": 2}, pd.DataFrame({"id": ["a", "b"], "psnr": [20.0, 21.0]}))
     assert (run.status(), run.done) == ("done", True)
