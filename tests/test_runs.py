@@ -179,7 +179,8 @@ def test_a_run_from_start_to_finish(notebook):
     assert run.parameters == {**DEFAULTS, "ratio": math.inf, "seed": 3}
     env = json.loads((run.folder / "env.json").read_text())
     assert env["python"] == sys.version.split()[0]
-    assert set(env) == {
+    machine = {"python", "torch", "device", "precision", "cpu", "threads"}
+    assert set(env) == machine | {"notebook", "cosmetic", "git_commit", "time"}
         "notebook",
         "cosmetic",
         "python",
