@@ -407,22 +407,18 @@ def _read_trivial(metrics: Path) -> dict[str, tuple[dict, pd.DataFrame]]:
 
 def version(study: str, run_id: str) -> str:
     """The commit of the code that made a run, where its env.json says one."""
-    env = Run(study, run_id).folder / "env.json"
-    return _read_version(env) if env.exists() else "unknown"
-
-
-@remembered
-def _read_version(env: Path) -> str:
-    return read_json(env).get("git_commit") or "unknown"
+    return _environment(study, run_id).get("git_commit") or "unknown"
 
 
 def machine(study: str, run_id: str) -> str:
     """The processor that made a run, with the precision of its training where env.json says one."""
-    env = Run(study, run_id).folder / "env.json"
-    return _read_machine(env) if env.exists() else "unknown"
-
-
-@remembered
-def _read_machine(env: Path) -> str:
-    said = read_json(env)
+    said = _environment(study, run_id)
     return ", ".join(filter(None, (said.get("device") or "unknown", said.get("precision"))))
+
+
+def _environment(study: str, run_id: str) -> dict:
+    env = Run(study, run_id).folder / "env.json"
+    return _read_environment(env) if env.exists() else {}
+
+
+_read_environment = remembered(read_json)

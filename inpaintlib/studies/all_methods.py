@@ -189,7 +189,7 @@ def kept_file(name: str) -> Path:
 class Kept:
     """A network of the repository in place of the run that trained it, which may be on another machine."""
 
-    folder: Path  # its file
+    folder: Path  # its file, which Method.load takes as it takes a run's folder
     card: dict
 
     @property
@@ -197,16 +197,18 @@ class Kept:
         return {"dataset": self.card["dataset"], "seed": self.card["seed"]}
 
 
-def trained(name: str, preset: str = "auto") -> list[Run] | list[Kept]:
+def kept(name: str) -> list[Kept]:
+    """The repository's network of this method, if it has one."""
+    card = kept_file(name).with_suffix(".json")
+    return [Kept(kept_file(name), read_json(card))] if card.exists() else []
+
+
+def trained(name: str, preset: str = "auto") -> list[Run]:
     """The finished runs whose weights are here and that trained this method's networks, a run a seed, in order.
 
-    ``preset``: of the sweep; ``auto``: the largest that has one; ``kept``: the repository's network. Empty where there
-    is none.
+    ``preset``: of the sweep; ``auto``: the largest that has one. Empty where there is none.
     """
     one = method(name)
-    if preset == "kept":
-        card = kept_file(name).with_suffix(".json")
-        return [Kept(kept_file(name), read_json(card))] if one.study and card.exists() else []
     presets = sorted(sweep.load(one.study).presets, key=sweep.preset_rank, reverse=True) if one.study else []
     for each in presets if preset == "auto" else [preset]:
         there = [run for run in sweep.of_preset(one.study, each, **one.run) if run.status() == "done"]
@@ -257,16 +259,16 @@ def keep(name: str, run: Run | None = None) -> Path:
     state = load_checkpoint(run.folder / "weights.pt")
     halves = {part: {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
               for part, tensors in state.items() if part not in ("settings", "kind")}  # fmt: skip
-    kept = kept_file(name)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(kept, state | halves)
+    file = kept_file(name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(file, state | halves)
     told = ("preset", "arm", "dataset", "size", "kimg", "seed")
     card = {"method": name, "run": f"{run.study}/{run.id}", **{key: run.parameters[key] for key in told},
             "cost": training(run),
             "scores": {key: run.metrics[key] for key in ("psnr_hole", "lpips", "test_set") if key in run.metrics},
             "demo": demo_scores(name)}  # fmt: skip
-    write_json(kept.with_suffix(".json"), card)
-    return kept
+    write_json(file.with_suffix(".json"), card)
+    return file
 
 
 def demo_scores(name: str) -> dict[str, float | str]:
@@ -309,10 +311,11 @@ def shown_sets(size: int, n: int = 6) -> dict[str, TestSet]:
 
 def networks(preset: str, dataset: str, seeds: int) -> tuple[dict[str, list[Run | Kept | None]], list[str]]:
     """The runs that trained each method's networks, of at most so many seeds ([None]: it needs no network), and the
-    names of the methods without a network of this preset. Of several data sets ``dataset`` is taken, else the first."""
+    names of the methods without a network of this preset. Of several data sets ``dataset`` is taken, else the first.
+    The preset ``kept`` is the networks of the repository."""
     found, missing = {}, []
     for name, one in METHODS.items():
-        runs = trained(name, preset) if one.study else [None]
+        runs = [None] if not one.study else kept(name) if preset == "kept" else trained(name, preset)
         if runs and one.study:
             there = [run.parameters["dataset"] for run in runs]
             chosen = dataset if dataset in there else there[0]
