@@ -36,7 +36,8 @@ def execute(study: str, preset: str = "auto") -> Path | None:
 
 def execute_all(preset: str = "auto") -> list[Path]:
     """Executes the reports of all studies that have finished runs of the preset, two at a time, makes claims.csv from
-    all presets, and executes the notebooks that read them all; returns the executed copies."""
+    all presets, and executes the notebook that reads them all (it shows, for each claim, the largest preset that tested
+    it); returns the executed copies."""
     chosen = {study: sweep.reported(study, preset) for study in claims.studies()}
     ready = {study: name for study, name in chosen.items() if any(run.done for run in find(study, preset=name))}
     if not ready:
@@ -46,7 +47,7 @@ def execute_all(preset: str = "auto") -> list[Path]:
         done = [path for path in pool.map(execute, ready, ready.values()) if path]
         claims.build()
         overall = sorted((inpaintlib.ROOT / "notebooks").glob(OVERALL))
-        done += pool.map(_execute, overall, [path.stem[3:] for path in overall], [preset] * len(overall))
+        done += pool.map(_execute, overall, [path.stem[3:] for path in overall], ["auto"] * len(overall))
     if inpaintlib.RESULTS == inpaintlib.ROOT / "results":
         readme.update_readme()
     return done
