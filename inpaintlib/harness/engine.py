@@ -309,7 +309,7 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
             with _handling(signal.SIG_IGN, signal.SIGINT):  # workers inherit it: Ctrl-C is for this process
                 home = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, **here))
             client = stack.enter_context(Client(home))
-            tqdm.write(f"{workers} workers; dashboard: {home.dashboard_link}")
+            tqdm.write(f"{workers} worker{'s' * (workers > 1)}; dashboard: {home.dashboard_link}")
             yield client, {}
             return
         try:

@@ -306,7 +306,7 @@ def trivial_note(table: pd.DataFrame) -> str:
     if not {MEAN_COLOUR, TELEA} <= set(levels.index):
         return ""
     ours = ours.loc[ours["test_set"].isin(rows["test_set"]), "value"]
-    below = [f"{(ours < levels[fill]).sum()} stay below {name} ({levels[fill]:.2f} dB)"
+    below = [f"{(n := sum(ours < levels[fill]))} {'stays' if n == 1 else 'stay'} below {name} ({levels[fill]:.2f} dB)"
              for fill, name in ((MEAN_COLOUR, "the mean colour"), (TELEA, "Telea"))]  # fmt: skip
     return f"In the PSNR of the hole, of {len(ours)} fills {' and '.join(below)}."
 
