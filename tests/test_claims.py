@@ -313,6 +313,7 @@ def test_runs_of_two_processors_are_said_and_their_times_are_not_compared(toy):
     rows = claims.build().reset_index()
     assert rows["verdict"].tolist() == [REPRODUCED, NOT_TESTED]
     assert rows["why"].str.contains("several processors.*another, fp32").all()
+    assert rows["why"].str.contains("Times are compared on one processor alone").tolist() == [False, True]
 
 
 def test_one_row_for_each_preset_and_dataset_and_the_largest_complete_one_is_shown(toy):

@@ -178,7 +178,8 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
         if len(machines) > 1 and not math.isnan(outcome.ours):
             row["why"] = _sentences(row["why"], f"the runs were made on several processors ({'; '.join(machines)})")
             if row["metric"] in CLOCK:
-                row |= {"p": math.nan, "verdict": NOT_TESTED}
+                why = _sentences(row["why"], "times are compared on one processor alone")
+                row |= {"p": math.nan, "verdict": NOT_TESTED, "why": why}
     return row
 
 
