@@ -247,6 +247,18 @@ def test_a_study_is_made_again_without_those_that_it_needs(study, monkeypatch, c
     assert all(line.split()[1] == "tiny" for line in listed)
 
 
+def test_of_what_a_study_needs_only_the_seeds_that_are_asked_for_are_made(study, capsys):
+    path = study("{quick: {runs: [{ratio: [1, 2], seed: [0, 1]}]}}", more="needs: [other]")
+    path.with_stem("other").write_text(path.read_text().replace("study: tiny", "study: other").replace("[other]", "[]"))
+    for only, wanted in (
+        ({"ratio": [2], "seed": [1]}, {"other": 2, "tiny": 1}),
+        ({"ratio": [2]}, {"other": 4, "tiny": 2}),
+    ):
+        assert sweep.run("tiny", only=only, dry=True) == 0
+        listed = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("unfinished ")]
+        assert {name: listed.count(name) for name in listed} == wanted
+
+
 def test_numbers_are_read_as_a_scientist_writes_them():
     found = sweep.parse_pairs("--set", ["kimg=1e3", "a=1.0e+3", "b=[10, 50,5000]", "c=10,.inf,inf", "d=010", "e='x, y'",
                                         "f=true", "g=yes", "h=-.5", "i=lpips+inception", "j=1:30"])  # fmt: skip

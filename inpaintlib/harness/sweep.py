@@ -288,14 +288,19 @@ def run(
     """Make the runs of a preset, of these studies and of those that they need, that are not done.
 
     ``overrides``, ``only`` (values that parameters must have) and ``rerun`` (only the runs of that status, from their
-    beginning) are for the studies named. ``dry``: only say what would be done. ``workers`` and the rest: see
-    ``engine.sweep``, which also says what is returned. Raises BadInput before anything starts.
+    beginning) are for the studies named; of what these need, too, only the seeds of ``only`` are made, as a run needs
+    those of its own seed. ``dry``: only say what would be done. ``workers`` and the rest: see ``engine.sweep``, which
+    also says what is returned. Raises BadInput before anything starts.
     """
     studies = studies if isinstance(studies, list) else [studies]
     named, graph = {load(study).study for study in studies}, {}
     for one in (order := in_order(studies)):
         items = plan(one, preset, overrides if one.study in named else None)
-        graph[one.study] = _only(one, items, only) if only and one.study in named else items
+        if only and one.study in named:
+            items = _only(one, items, only)
+        elif only and "seed" in only:
+            items = [item for item in items if item.parameters.get("seed") in only["seed"]]
+        graph[one.study] = items
     workers = wanted_workers(order, preset, workers)
     due = [item for study, items in graph.items() for item in items
            if (study in named and item.run.status() == rerun if rerun else not item.run.done)]  # fmt: skip
