@@ -404,7 +404,7 @@ def test_a_sentence_of_prose_follows_the_verdict(toy):
     assert above.endswith("], p < .001, 6 seeds).")
     assert below.startswith("* It is not (below: +1 [")
     assert undecided.startswith("* *Undecided*: s (open: +1 [")
-    assert none == "* *Not tested*: s (none)."
+    assert none == "* *Not tested*: s (none: these runs did not measure 'no')."
 
 
 def test_claims_that_two_presets_answer_differently_are_listed(toy):

@@ -414,7 +414,7 @@ def value(claim: str, rows: pd.DataFrame | None = None) -> str:
 def discussed(study: str, rows: pd.DataFrame) -> str:
     """A Markdown list for a discussion: a sentence, with what was measured, for each claim of the study that has
     ``prose``: the first of its two where ``rows`` reproduce it, the second where they contradict it, and that
-    it is open elsewhere."""
+    it is open, or why it was not tested, elsewhere."""
     rows, lines = shown(rows).set_index("id"), []
     for claim in sweep.load(study).claims:
         if "prose" not in claim or claim["id"] not in rows.index:
@@ -423,9 +423,9 @@ def discussed(study: str, rows: pd.DataFrame) -> str:
         decided = row["verdict"] in (REPRODUCED, CONTRADICTED)
         sentence = claim["prose"][row["verdict"] == CONTRADICTED]
         sentence = sentence if decided else f"*{row['verdict'].capitalize()}*: {row['statement']}"
-        found = "" if row["verdict"] == NOT_TESTED else f": {measured(row)}, {row['n_seeds']:g} seeds"
+        found = row["why"].strip(".") if row["verdict"] == NOT_TESTED else f"{measured(row)}, {row['n_seeds']:g} seeds"
         mark = ", networks below the mean colour" if decided and row["below_trivial"] == "True" else ""
-        lines.append(f"* {sentence} ({claim['id']}{found}{mark}).")
+        lines.append(f"* {sentence} ({claim['id']}: {found}{mark}).")
     return "\n".join(lines)
 
 

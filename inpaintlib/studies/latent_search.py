@@ -162,10 +162,12 @@ def side_by_side(folders: dict[str, Path]) -> dict[str, list[np.ndarray]]:
 
 
 def configuration(row) -> str:
-    """A searched arm as a table names it: "paper, K = 4, λ = 0.003, lr 0.05"; any other by its name alone."""
+    """A searched arm as a table names it: "paper, K = 4, λ = 0.003, lr 0.05"; any other by its name and photos, since
+    fills that learn nothing are measured on the photos of every arm."""
     if row.arm in (*metrics.TRIVIAL.values(), "context encoder"):
-        return row.arm
-    return f"{row.arm}, K = {row.restarts:g}, λ = {row.lambda_prior:g}, lr {row.lr:g}"
+        return f"{row.arm}, {row.n_photos:g} photos"
+    name = {"optimiser": row.optimiser, "GAN of other turns": f"GAN of {row.gan_arm}"}.get(row.arm, row.arm)
+    return f"{name}, K = {row.restarts:g}, λ = {row.lambda_prior:g}, lr {row.lr:g}"
 
 
 def fill_all(inpainter: Inpainter, test_set: TestSet, device="cpu", batch: int = 64) -> Tensor:
