@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from inpaintlib import BadInput, metrics
 from inpaintlib.data import masks
 from inpaintlib.data.photos import Photos
 from inpaintlib.files import write_json
-from inpaintlib.harness import figures, sweep
+from inpaintlib.harness import claims, figures, sweep
 from inpaintlib.harness.runs import Run
 from inpaintlib.harness.tables import Results
 from inpaintlib.methods import classical, dcgan, latent_search, poisson
@@ -366,3 +367,12 @@ def test_lambda_table():
 
 
 # Notebooks
+
+
+@pytest.mark.parametrize("preset", ["quick", "night", "full", "exact"])
+def test_a_table_has_a_name_for_each_way_to_search_and_for_each_set_of_photos(preset):
+    ways = {claims.but_seed(item): item.parameters for item in sweep.plan("latent_search", preset)}
+    named = [searching.configuration(SimpleNamespace(**parameters)) for parameters in ways.values()]
+    assert len(set(named)) == len(named)
+    telea = {searching.configuration(SimpleNamespace(arm="Telea", n_photos=n)) for n in (128, 512)}
+    assert telea == {"Telea, 128 photos", "Telea, 512 photos"}
