@@ -366,9 +366,6 @@ def test_lambda_table():
         searching.convert_lambda(searching.YEH, searching.IFT6266)
 
 
-# Notebooks
-
-
 @pytest.mark.parametrize("preset", ["quick", "night", "full", "exact"])
 def test_a_table_has_a_name_for_each_way_to_search_and_for_each_set_of_photos(preset):
     ways = {claims.but_seed(item): item.parameters for item in sweep.plan("latent_search", preset)}
