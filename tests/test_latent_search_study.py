@@ -373,3 +373,17 @@ def test_a_table_has_a_name_for_each_way_to_search_and_for_each_set_of_photos(pr
     assert len(set(named)) == len(named)
     telea = {searching.configuration(SimpleNamespace(arm="Telea", n_photos=n)) for n in (128, 512)}
     assert telea == {"Telea, 128 photos", "Telea, 512 photos"}
+
+
+@pytest.mark.parametrize("preset", sorted(sweep.load("latent_search").presets))
+def test_every_search_has_its_gan_and_its_context_encoders_planned(preset):
+    planned = [item.parameters for item in sweep.plan("latent_search", preset)]
+    given = planned[0]["gan_preset"]
+    gans, others = ([p.parameters for p in sweep.plan(study, given)] for study in ("dcgan", "context_encoder_faces"))
+    length = {(p["arm"], p["dataset"], p["seed"]): p["kimg"] for p in gans}
+    trained = {(p["arm"], p["dataset"], p["seed"]) for p in others if p["ratio"] == 1000}
+    for p in planned:
+        alike = p["dataset"], p["seed"]
+        assert p["gan_kimg"] <= length[p["gan_arm"], *alike]
+        regions = p["baselines"].split("+") if p["baselines"] != "none" else []
+        assert {(searching.CONTEXT_ENCODERS[region], *alike) for region in regions} <= trained
