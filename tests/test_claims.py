@@ -443,6 +443,26 @@ def test_a_run_of_several_arms_is_divided_by_the_columns_that_name_them(toy):
     assert rows.loc["speed", ["ours", "verdict"]].tolist() == [pytest.approx(3), REPRODUCED]
 
 
+def test_fewer_restarts_of_an_arm_are_its_runs_though_other_runs_have_so_many(toy):
+    """As a search that measures 1 and 16 restarts: per_image has a column of the parameter's name."""
+
+    def photos(p):
+        whole = pd.DataFrame({"arm": p["arm"], "ratio": p["ratio"], "psnr_hole": 10 + NOISE[p["seed"]] + 0 * NOISE})
+        fewer = (
+            [whole.assign(ratio=1.0, psnr_hole=whole["psnr_hole"] - 2 - p["seed"] / 100)] if p["arm"] == "many" else []
+        )
+        both = pd.concat([whole, *fewer]).assign(id="x", picture=0)
+        return {name: both[name].tolist() for name in both}
+
+    given = [{"arm": "many", "ratio": 16, "seed": [0, 1, 2]}, {"arm": "one", "seed": [0, 1, 2]}]
+    listed = [claim("X", a={"arm": "many", "ratio": 16.0}, b={"arm": "many", "ratio": 1.0})]
+    toy.sweep_file({"quick": {"parameters": {"preset": "quick"}, "runs": given}}, listed)
+    toy.finish("quick", lambda p: {}, photos=photos, skip=lambda p: p == p | {"arm": "many", "seed": 2})
+    assert claims.build()["why"].tolist() == ["incomplete grid: 1 of 3 runs missing."]
+    toy.finish("quick", lambda p: {}, photos=photos)
+    assert claims.build()[["verdict", "ours", "n_seeds"]].to_numpy().tolist() == [[REPRODUCED, pytest.approx(2.01), 3]]
+
+
 def test_a_report_is_of_the_largest_complete_preset(toy):
     assert sweep.reported("toy") == "smoke"
     toy.finish("quick", measure(), skip=lambda p: p["seed"] == 0)

@@ -130,10 +130,16 @@ def _used(claim: dict, results: Results) -> list[list[sweep.Planned]]:
         if "fill" in arm:
             continue
         known = {n: v for n, v in arm.items() if n in results.parameters}
-        elsewhere = {n for n, v in known.items()  # named by a part of runs that have another value of the parameter
-                     if n in results.parts and all(item.parameters[n] != v for item in results.plan)}  # fmt: skip
-        found = [i for i in results.plan if all(i.parameters[n] == v for n, v in known.items() if n not in elsewhere)]
-        if elsewhere:
+
+        def fit(names: list[str], known: dict = known) -> list[sweep.Planned]:
+            return [item for item in results.plan if all(item.parameters[n] == known[n] for n in names)]
+
+        names = [n for n in known if n not in results.parts or fit([n])]
+        if not fit(names):  # one restart, say, of an arm that has 16: parts tell them apart, not runs
+            without = ([n for n in names if n != part] for part in reversed(results.parts) if part in names)
+            names = next(filter(fit, without), names)
+        found = fit(names)
+        if len(names) < len(known):  # some values are those of parts of runs
             made = set(rows_of_arm(results, arm, single=False)["run_id"])
             kinds = {but_seed(item) for item in found if item.run_id in made}
             found = [item for item in found if but_seed(item) in kinds]
