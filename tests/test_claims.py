@@ -447,7 +447,7 @@ def test_fewer_restarts_of_an_arm_are_its_runs_though_other_runs_have_so_many(to
     """As a search that measures 1 and 16 restarts: per_image has a column of the parameter's name."""
 
     def photos(p):
-        whole = pd.DataFrame({"arm": p["arm"], "ratio": p["ratio"], "psnr_hole": 10 + NOISE[p["seed"]] + 0 * NOISE})
+        whole = pd.DataFrame({"ratio": p["ratio"], "arm": p["arm"], "psnr_hole": 10 + NOISE[p["seed"]] + 0 * NOISE})
         fewer = (
             [whole.assign(ratio=1.0, psnr_hole=whole["psnr_hole"] - 2 - p["seed"] / 100)] if p["arm"] == "many" else []
         )

@@ -136,8 +136,7 @@ def _used(claim: dict, results: Results) -> list[list[sweep.Planned]]:
 
         names = [n for n in known if n not in results.parts or fit([n])]
         if not fit(names):  # one restart, say, of an arm that has 16: parts tell them apart, not runs
-            without = ([n for n in names if n != part] for part in reversed(results.parts) if part in names)
-            names = next(filter(fit, without), names)
+            names = [n for n in names if n not in results.parts]
         found = fit(names)
         if len(names) < len(known):  # some values are those of parts of runs
             made = set(rows_of_arm(results, arm, single=False)["run_id"])
