@@ -324,6 +324,8 @@ def test_pulls_are_gradients_of_the_weighted_terms():
     assert doubled["pull_l1"] == doubled["pull_others"] == pytest.approx(found["pull_l1"], rel=1e-4)
     free = branches.pulls(method("none"), photos, holes)
     assert free["pull_constraint"] == 0
+    heavy = MEDFE(replace(network.settings, l1_weight=20.0), device="cpu")  # trained so; the texts have 1
+    assert branches.pulls(heavy, photos, holes)["pull_l1"] == pytest.approx(found["pull_l1"], rel=1e-4)
 
 
 def test_fid_of_few_photos_is_of_the_first_500():

@@ -13,12 +13,13 @@ swap_change          relative change of L_rte when photos exchange all that lies
 code_error           L1 distance to the two codes, ``code_distance``, over that of zeros, ``code_size``
 code_variation       the codes' standard deviation over photos and places, channel by channel, over their root mean
                      square: near 0, the target is the same whatever the photo
-pull_...             norm of the gradient, by the network's weights, of a term of the objective times its weight;
+pull_...             norm of the gradient, by the network's weights, of a term times the weight that the texts give it;
                      ``constraint`` is of L_rst + L_rte, ``others`` of all but the adversarial terms and these
 ==================== ==================================================================================================
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -206,21 +207,27 @@ def against_codes(method: MEDFE, branches: tuple[Tensor, Tensor], truth: Tensor)
 
 
 def pulls(method: MEDFE, photos: Tensor, holes: Tensor) -> dict[str, float]:
-    """The pull_... metrics of uint8 photos (n,3,S,S) under bool holes (n,1,S,S), and one of each term by its name."""
+    """The pull_... metrics of uint8 photos (n,3,S,S) under bool holes (n,1,S,S), and one of each term by its name.
+
+    They are about the texts' objective, whatever the terms of the output weighed in this training.
+    """
     photos, holes = photos.to(method.device), holes.to(method.device)
     truth, output, *branches = method._forward(photos, holes)
     images = structures(truth.cpu()).to(truth) if method.settings.constraint == "conv1x1" else None
     terms = method.objective(output, truth, *branches, images)
-    weighted = {name: method.settings.weights[name] * term for name, term in terms.items()}
+    texts = medfe.Settings()
+    of_output = {f"{name}_weight": getattr(texts, f"{name}_weight") for name in ("l1", "perceptual", "style")}
+    weights = replace(method.settings, **of_output).weights
+    weighted = {name: weights[name] * term for name, term in terms.items()}
     tied = ("structure", "texture")
     groups = {name: [name] for name in weighted}
     groups |= {"constraint": [name for name in weighted if name in tied],
                "others": [name for name in weighted if name not in tied]}  # fmt: skip
-    weights = list(method.network.parameters())
+    parameters = list(method.network.parameters())
     found = {}
     for name, group in groups.items():
         total = sum((weighted[each] for each in group), torch.zeros((), device=truth.device))
-        gradients = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True) if group else ()
+        gradients = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True) if group else ()
         found[f"pull_{name}"] = float(sum(g.square().sum() for g in gradients if g is not None)) ** 0.5
     return found
 
