@@ -346,11 +346,12 @@ def measure_trivial_fills(test_set: TestSet, networks: Sequence[str] = (),
     at once. Raises BadInput as `evaluate` does.
     """
     folder = TRIVIAL_FILLS / test_set.hash[:16]
+    kept, there = _read_trivial_fills(folder, test_set)
+    if kept and set(networks) <= there:  # without the lock, which who measures with Inception holds for minutes
+        return kept
     with files.lock(folder):
-        kept = _read_trivial_fills(folder, test_set)
-        signs = {"lpips": "lpips", "inception": "kid"}
-        there = {name for name, sign in signs.items() if kept and all(sign in one for one in kept.values())}
-        if not (set(TRIVIAL.values()) <= set(kept) and set(networks) <= there):
+        kept, there = _read_trivial_fills(folder, test_set)
+        if not (kept and set(networks) <= there):
             wanted, metrics, rows = [name for name in NETWORKS if name in {*there, *networks}], {}, []
             for fill, arm in TRIVIAL.items():
                 found = evaluate(classical.FILLS[fill], test_set, networks=wanted, device=device)
@@ -361,21 +362,26 @@ def measure_trivial_fills(test_set: TestSet, networks: Sequence[str] = (),
             text = pd.concat(rows).to_csv(index=False, float_format="%.5g", lineterminator="\n")
             files.write_atomically(folder / "per_image.csv.gz", gzip.compress(text.encode(), mtime=0))
             files.write_json(folder / "metrics.json", metrics)  # last: its presence says that all is there
-            kept = _read_trivial_fills(folder, test_set)
-    return {arm: kept[arm] for arm in TRIVIAL.values()}
+            kept, _ = _read_trivial_fills(folder, test_set)
+    return kept
 
 
-def _read_trivial_fills(folder: Path, test_set: TestSet) -> dict[str, Evaluation]:
-    """What is kept of a test set with these pictures, by arm; nothing where it is absent or damaged."""
+def _read_trivial_fills(folder: Path, test_set: TestSet) -> tuple[dict[str, Evaluation], set[str]]:
+    """The fills kept of a test set with these pictures, by arm, and the networks that measured them all.
+
+    Both are empty where the files are absent or damaged, or lack a fill.
+    """
     try:
         metrics = files.read_json(folder / "metrics.json")
         table = pd.read_csv(folder / "per_image.csv.gz", dtype={"id": str, "picture": str})
         rows = {arm: of.drop(columns="arm").reset_index(drop=True) for arm, of in table.groupby("arm")}
-        kept = {arm: Evaluation(of, rows[arm]) for arm, of in metrics.items()}
+        kept = {arm: Evaluation(metrics[arm], rows[arm]) for arm in TRIVIAL.values()}
     except (BadInput, OSError, LookupError, ValueError, TypeError, AttributeError):
-        return {}
-    fits = all(list(one.per_image["picture"]) == list(test_set.pictures) for one in kept.values())
-    return kept if fits else {}
+        return {}, set()
+    if not all(list(one.per_image["picture"]) == list(test_set.pictures) for one in kept.values()):
+        return {}, set()
+    signs = {"lpips": "lpips", "inception": "kid"}
+    return kept, {name for name, sign in signs.items() if all(sign in one for one in kept.values())}
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.transforms.functional import pil_to_tensor
 
-from inpaintlib import ROOT, BadInput, metrics, pretrained
+from inpaintlib import ROOT, BadInput, files, metrics, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
 
@@ -488,6 +489,15 @@ def test_trivial_fills_are_measured_once_and_written_to_the_same_bytes(few, monk
     table = pd.read_csv(folder / "per_image.csv.gz")
     assert list(table.columns[:3]) == ["arm", "id", "picture"]
     assert len(table) == 16
+
+
+def test_kept_trivial_fills_do_not_wait_for_who_measures_them_with_more_networks(few):
+    found = [metrics.measure_trivial_fills(few)]
+    with files.lock(metrics.TRIVIAL_FILLS / few.hash[:16]):
+        reader = threading.Thread(target=lambda: found.append(metrics.measure_trivial_fills(few)), daemon=True)
+        reader.start()
+        reader.join(30)
+        assert found[1:] == found[:1]
 
 
 def test_trivial_fills_are_measured_again_for_more_networks_or_other_pictures(few, monkeypatch):
