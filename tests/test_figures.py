@@ -111,8 +111,8 @@ def test_every_panel_of_losses_says_what_its_axis_is():
 
 
 def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
-    runs = pd.DataFrame({"arm": ["a", "b", "a", "b"], "fid": [1.0, 5.0, 3.0, np.nan]})
-    axes = branches.every_seed(runs, "fid", ["b", "a"], gap=0.5, of="published").axes[0]
+    runs = pd.DataFrame({"arm": ["a", "b", "a", "b", "c"], "fid": [1.0, 5.0, 3.0, np.nan, np.nan]})
+    axes = branches.every_seed(runs, "fid", ["c", "b", "a"], gap=0.5, of="published").axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 5.0]], [[1, 1.0], [1, 3.0]]]
     means_and_bar = [segment.tolist() for lines in axes.collections for segment in lines.get_segments()]
     assert means_and_bar == [[[-0.25, 5], [0.25, 5]], [[0.75, 2], [1.25, 2]], [[2, 2.75], [2, 3.25]]]

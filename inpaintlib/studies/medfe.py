@@ -304,8 +304,9 @@ def decodable(settings: medfe.Settings) -> bool:
 
 
 def every_seed(runs: pd.DataFrame, metric: str, arms: Sequence[str], gap: float = 0.0, of: str = "") -> plt.Figure:
-    """One point a run of a table of runs, arm by arm, with each arm's mean; beside them a bar as long as a published
-    difference ``gap``, with the label ``of``."""
+    """One point a run of a table of runs, with the mean of each arm that has this metric; beside them a bar as long as
+    a published difference ``gap``, with the label ``of``."""
+    arms = [arm for arm in arms if runs.loc[runs["arm"] == arm, metric].notna().any()]
     figure, ax = figures.subplots(figsize=(0.8 * len(arms) + 2, 3.4))
     for i, arm in enumerate(arms):
         values = runs.loc[runs["arm"] == arm, metric].dropna()
