@@ -316,6 +316,23 @@ def test_runs_of_two_processors_are_said_and_their_times_are_not_compared(toy):
     assert rows["why"].str.contains("Times are compared on one processor alone").tolist() == [False, True]
 
 
+def test_sentences_that_three_rows_share_stand_below_the_table_once(toy):
+    toy.sweep_file(claims=[claim(name, above=0.1) for name in "XYZ"])
+    toy.finish("quick", measure(), skip=lambda p: p["seed"] > 2, commit="d" * 40)
+    toy.finish("quick", measure(), skip=lambda p: p["seed"] < 3)
+    rows = claims.build().reset_index(drop=True)
+    rows.loc[0, "why"] += " A sentence of its own, as long as the one that all three rows share."
+    short, notes = claims.noted(rows)
+    assert notes == ["The runs come from several versions of the code."]
+    own = "A sentence of its own, as long as the one that all three rows share."
+    assert short["why"].tolist() == [f"{own} Note 1.", "Note 1.", "Note 1."]
+    text = claims.markdown(rows)
+    assert text.count(notes[0]) == 1
+    assert text.endswith(f"\n\n1. {notes[0]}")
+    assert rows["why"].str.contains(notes[0]).all()  # claims.csv keeps them whole
+    assert not claims.noted(rows[:2])[1]
+
+
 def test_one_row_for_each_preset_and_dataset_and_the_largest_complete_one_is_shown(toy):
     two = {name: given | {"runs": [RUNS[0] | {"dataset": ["faces", "demo"]}]} for name, given in PRESETS.items()}
     toy.build(claim(), presets=two)

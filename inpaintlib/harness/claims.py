@@ -13,6 +13,7 @@ have shown (``detectable``) and how many would decide. ``by construction`` is no
 
 import contextlib
 import math
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -49,6 +50,7 @@ COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "publish
 NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "wins", "n_seeds",
            "n_photos", "n_pictures"]  # fmt: skip
 TWO_LOOKS = "Two looks at half the alpha each, the second with more seeds: p is twice the smaller one"
+SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
 CLOCK = ("training_photos_per_second", "training_seconds")  # of runs of one processor alone these may be compared
 DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direction themselves; else greater
 
@@ -366,8 +368,29 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def _markdown(rows: pd.DataFrame) -> str:
-    shown = cells(rows).map(lambda text: text.replace("|", "\\|"))
-    return shown.to_markdown(index=False, disable_numparse=True)
+    rows, notes = noted(rows)
+    listed = "\n".join(f"{i}. {note}" for i, note in enumerate(notes, 1))
+    return "\n\n".join(filter(None, [table_text(cells(rows)), listed]))
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """A table of text in Markdown, its cells not padded: with padding one longer cell would change every line."""
+    padded = table.map(lambda text: text.replace("|", "\\|")).to_markdown(index=False, disable_numparse=True)
+    return re.sub(r" +\|", " |", re.sub(r"-{3,}", "---", padded))
+
+
+def noted(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Rows of claims.csv, and the long sentences that three of them or more share; ``why`` names those by number."""
+    sentences = rows["why"].str.split(SENTENCE_END, regex=True)
+    counts = sentences.explode().value_counts(sort=False)
+    numbers = {text: i for i, text in enumerate(counts.index[(counts > 2) & (counts.index.str.len() > 40)], 1)}
+
+    def short(said: list[str]) -> str:
+        shared = [str(numbers[text]) for text in said if text in numbers]
+        names = f"Note{'s' * (len(shared) > 1)} {', '.join(shared)}." if shared else ""
+        return " ".join(filter(None, [*(text for text in said if text not in numbers), names]))
+
+    return rows.assign(why=sentences.map(short)), list(numbers)
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:

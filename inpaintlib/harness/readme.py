@@ -51,9 +51,9 @@ def results(study: str, rows: pd.DataFrame) -> str:
         "paper": [claims.source(row) for row in tested.itertuples()],
         "published": cells["published"], "ours [95 % interval]": cells["ours [95 % interval]"], "seeds": cells["seeds"],
         "verdict": cells["verdict"], "command": [f"`sweep {study} --preset {preset}`" for preset in tested["preset"]],
-    }).map(lambda text: text.replace("|", "\\|"))  # fmt: skip
+    })  # fmt: skip
     left = len(headlines) - len(tested)
-    return table.to_markdown(index=False, disable_numparse=True) + f"\n\nNot tested yet: {left} more." * bool(left)
+    return claims.table_text(table) + f"\n\nNot tested yet: {left} more." * bool(left)
 
 
 def contradicted(rows: pd.DataFrame) -> str:
