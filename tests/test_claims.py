@@ -422,6 +422,10 @@ def test_a_sentence_of_prose_follows_the_verdict(toy):
     assert below.startswith("* It is not (below: +1 [")
     assert undecided.startswith("* *Undecided*: s (open: +1 [")
     assert none == "* *Not tested*: s (none: these runs did not measure 'no')."
+    decided = claims.discussed("toy", rows.reset_index(drop=True), short=True).splitlines()
+    assert [line.split(":")[0] for line in decided] == ["* It is (above", "* It is not (below"]
+    assert decided[0].startswith("* It is (above: `psnr_hole` +1 [")
+    assert decided[0].endswith("6 seeds, quick).")
 
 
 def test_claims_that_two_presets_answer_differently_are_listed(toy):

@@ -439,19 +439,23 @@ def value(claim: str, rows: pd.DataFrame | None = None) -> str:
     return row["verdict"] if math.isnan(row["ours"]) else f"{measured(row)}, {row['n_seeds']:g} seeds, {row['verdict']}"
 
 
-def discussed(study: str, rows: pd.DataFrame) -> str:
+def discussed(study: str, rows: pd.DataFrame, short: bool = False) -> str:
     """A Markdown list for a discussion: a sentence, with what was measured, for each claim of the study that has
     ``prose``: the first of its two where ``rows`` reproduce it, the second where they contradict it, and that
-    it is open, or why it was not tested, elsewhere."""
+    it is open, or why it was not tested, elsewhere. ``short``: of the decided claims alone, each with its metric and
+    preset."""
     rows, lines = shown(rows).set_index("id"), []
     for claim in sweep.load(study).claims:
         if "prose" not in claim or claim["id"] not in rows.index:
             continue
         row = rows.loc[claim["id"]]
         decided = row["verdict"] in (REPRODUCED, CONTRADICTED)
+        if short and not decided:
+            continue
         sentence = claim["prose"][row["verdict"] == CONTRADICTED]
         sentence = sentence if decided else f"*{row['verdict'].capitalize()}*: {row['statement']}"
         found = row["why"].strip(".") if row["verdict"] == NOT_TESTED else f"{measured(row)}, {row['n_seeds']:g} seeds"
+        found = f"`{row['metric']}` {found}, {row['preset']}" if short else found
         mark = ", networks below the mean colour" if decided and row["below_trivial"] == "True" else ""
         lines.append(f"* {sentence} ({claim['id']}: {found}{mark}).")
     return "\n".join(lines)

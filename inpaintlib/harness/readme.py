@@ -1,8 +1,8 @@
 """The README says what results/claims.csv says: the text between its markers is made here, and nowhere by hand.
 
-``<!-- results STUDY -->`` and ``<!-- /results -->`` enclose the table of a study's headline claims, ``scoreboard`` the
-counted verdicts, ``contradicted`` the claims of the sources that the runs contradict, ``not tested`` why others were
-not tested.
+``<!-- results STUDY -->`` and ``<!-- /results -->`` enclose the table of a study's headline claims, ``findings STUDY``
+a sentence for each of its decided claims that has one, ``scoreboard`` the counted verdicts, ``contradicted`` the claims
+of the sources that the runs contradict, ``not tested`` why others were not tested.
 """
 
 import re
@@ -15,7 +15,8 @@ from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
 from inpaintlib.harness import claims
 
-MARKED = re.compile(r"(<!-- (results|scoreboard|contradicted|not tested)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (results|findings|scoreboard|contradicted|not tested)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)",
+                    re.DOTALL)  # fmt: skip
 
 
 def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:
@@ -30,11 +31,12 @@ def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:
 
 def rendered(text: str, rows: pd.DataFrame) -> str:
     """The text with what the shown rows of claims.csv say between its markers."""
-    lists = {"scoreboard": claims.scoreboard_text, "contradicted": contradicted, "not tested": not_tested}
+    whole = {"scoreboard": claims.scoreboard_text, "contradicted": contradicted, "not tested": not_tested}
+    by_study = {"results": results, "findings": findings}
 
     def fill(match: re.Match) -> str:
         begin, kind, study, _, end = match.groups()
-        return f"{begin}\n{results(study, rows) if kind == 'results' else lists[kind](rows)}\n{end}"
+        return f"{begin}\n{by_study[kind](study, rows) if kind in by_study else whole[kind](rows)}\n{end}"
 
     return MARKED.sub(fill, text)
 
@@ -54,6 +56,11 @@ def results(study: str, rows: pd.DataFrame) -> str:
     })  # fmt: skip
     left = len(headlines) - len(tested)
     return claims.table_text(table) + f"\n\nNot tested yet: {left} more." * bool(left)
+
+
+def findings(study: str, rows: pd.DataFrame) -> str:
+    """A line for each decided claim of a study that has a sentence of prose."""
+    return claims.discussed(study, rows[rows["study"] == study], short=True) or "None was decided."
 
 
 def contradicted(rows: pd.DataFrame) -> str:
