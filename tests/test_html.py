@@ -3,6 +3,7 @@
 import base64
 import io
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -85,6 +86,16 @@ def test_all_pictures_of_the_reported_presets_are_in_the_page_and_gifs_move(page
             assert (getattr(image, "n_frames", 1) > 1) == picture["src"].startswith("data:image/gif")
             image.load()
     assert sum(picture["src"].startswith("data:image/gif") for picture in page.pictures) >= 5
+
+
+def test_pictures_stand_where_the_notebook_makes_them():
+    files = {name: Path(name) for name in ("a.png", "b_faces.png", "b_demo.png", "c.gif", "ab.png")}
+    cells = [("markdown", "## First"), ("code", 'save("c.gif"); save(f"b_{name}.png")'), ("markdown", "Then [a](b)"),
+             ("code", 'save("a.png")'), ("code", 'save("a.png")')]  # fmt: skip
+    left, first, c, faces, demo, then, a = html._figures(files, cells)
+    assert [path.stem for path in (left, c, faces, demo, a)] == ["ab", "c", "b_faces", "b_demo", "a"]
+    assert "<strong>First</strong>" in first
+    assert "Then a" in then
 
 
 def test_the_page_needs_nothing_else_and_its_links_resolve(page, results):

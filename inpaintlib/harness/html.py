@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
@@ -113,16 +113,22 @@ def _section(study: str, notebook: Path, rows: pd.DataFrame) -> Iterator[str | P
 
 def _figures(files: dict[str, Path], cells: list[tuple[str, str]]) -> Iterator[str | Path]:
     """Pictures in the order in which the notebook makes them, each after the prose before it; others come first."""
-    mentioned = "".join(source for kind, source in cells if kind == "code")
-    yield from ([path for name, path in files.items() if f'"{name}"' not in mentioned])
-    left, prose = {name for name in files if f'"{name}"' in mentioned}, ""
+    made = [name for kind, source in cells if kind == "code" for name in _made(source, files)]
+    yield from (path for name, path in files.items() if name not in made)
+    left, prose = set(made), ""
     for kind, source in cells:
         prose = source if kind == "markdown" else prose
-        here = [name for name in sorted(left, key=source.find) if kind == "code" and f'"{name}"' in source]
+        here = [name for name in _made(source, files) if name in left] if kind == "code" else []
         if here:
             yield _html(re.sub(r"^#+ (.+)", r"**\1**", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose), flags=re.M))
             yield from (files[name] for name in here)
             left, prose = left.difference(here), ""
+
+
+def _made(source: str, files: Iterable[str]) -> list[str]:
+    """Those of the files that a cell's code names, in its order; {...} in a name stands for anything."""
+    texts = (re.sub(r"\\{.*?\\}", ".+", re.escape(text)) for text in re.findall(r'"([^"\n]+\.\w+)"', source))
+    return list(dict.fromkeys(name for text in texts for name in files if re.fullmatch(text, name)))
 
 
 def _claims(rows: pd.DataFrame) -> str:
