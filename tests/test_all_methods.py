@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import inpaintlib
-from inpaintlib import ROOT, BadInput
+from inpaintlib import ROOT, BadInput, training
 from inpaintlib.data import masks
 from inpaintlib.files import read_json
 from inpaintlib.harness import sweep
@@ -213,6 +213,14 @@ def test_a_kept_network_scores_on_the_demo_photos_what_its_card_says(card, monke
     numbers = ("psnr_hole", "ssim_hole", "l1_hole")
     assert [found[name] for name in numbers] == pytest.approx([said[name] for name in numbers], rel=0.01)
     assert found["test_set"] == said["test_set"]
+
+
+def test_a_kept_gan_is_searched_in_fp32_also_where_16_bits_are_native(monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", ROOT / "results")
+    monkeypatch.setattr(training, "native_bf16", lambda: True)
+    searches = [METHODS[name].load(device="cpu").fill.__self__ for name in ("latent_search", "latent_search_unblended")]
+    assert [search.bf16 for search in searches] == [False, False]
+    assert searches[0].gan.bf16  # the patch is seen
 
 
 def test_kept_networks_are_measured_like_those_of_runs(sets, monkeypatch):
