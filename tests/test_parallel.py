@@ -15,6 +15,7 @@ import inpaintlib
 from inpaintlib import BadInput, parallel
 from inpaintlib.files import read_json
 from inpaintlib.harness import torchrun
+from inpaintlib.methods.medfe_released import OverwrittenPartialConv2d
 from inpaintlib.training import fit, load_checkpoint
 
 STEPS, BATCH = 3, 4
@@ -31,11 +32,17 @@ class Noise:
 
 
 def train(name: str, folder, steps: int = STEPS, n: int = BATCH):
-    """An epsilon of .01 in place of 1e-8: Adam would turn the rounding of a gradient that is zero into whole steps."""
+    """An epsilon of .01 in place of 1e-8: Adam would turn the rounding of a gradient that is zero into whole steps.
+
+    Counting kernels of one sign: sums of released MEDFE's that are nearly zero would turn rounding into large numbers.
+    """
     method, kimg = trainer(name), steps * n / 1000
     for part in (getattr(method, each) for each in method.state):
         for group in part.param_groups if isinstance(part, torch.optim.Optimizer) else ():
             group["eps"] = 0.01
+        for layer in part.modules() if isinstance(part, nn.Module) else ():
+            if isinstance(layer, OverwrittenPartialConv2d):
+                layer.counting.abs_()
     return fit(method, Noise(method, n), folder, kimg=kimg, eval_kimg=kimg, log_rows=steps, progress=False,
                tensorboard=False)  # fmt: skip
 

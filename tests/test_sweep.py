@@ -502,6 +502,22 @@ def test_a_scheduler_that_is_not_there_is_one_sentence_and_starts_no_loop(study,
             sweep.run(path, scheduler=address)
 
 
+def test_a_worker_that_ends_late_ends_no_sweep(monkeypatch, tmp_path):
+    """On a busy machine Dask waits in vain for a worker's end, and raises."""
+    import distributed
+
+    class Late(distributed.LocalCluster):
+        def close(self, *args, **kwargs):
+            super().close(*args, **kwargs)
+            raise TimeoutError
+
+    monkeypatch.setattr(distributed, "LocalCluster", Late)
+    with engine.cluster(None, 1, tmp_path) as (client, slots):
+        assert client.submit(sum, [1, 2]).result() == 3 and slots == {}
+    with pytest.raises(TimeoutError, match="of the sweep's own"), engine.cluster(None, 1, tmp_path):
+        raise TimeoutError("of the sweep's own")
+
+
 def test_a_run_gets_as_many_threads_however_few_runs_are_due(study, monkeypatch):
     """Sums of other threads differ in the last digits: the last run of a sweep that was killed must not have more."""
     items, threads = sweep.plan(study("{quick: {runs: [{seed: [0, 1, 2]}]}}"), "quick"), []

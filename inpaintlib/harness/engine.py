@@ -307,7 +307,8 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
         if address is None:
             here = {"dashboard_address": "localhost:0", "silence_logs": logging.CRITICAL, "memory_limit": 0}
             with _handling(signal.SIG_IGN, signal.SIGINT):  # workers inherit it: Ctrl-C is for this process
-                home = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, **here))
+                home = LocalCluster(n_workers=workers, threads_per_worker=1, **here)
+            stack.callback(_close, home)
             client = stack.enter_context(Client(home))
             tqdm.write(f"{workers} worker{'s' * (workers > 1)}; dashboard: {home.dashboard_link}")
             yield client, {}
@@ -320,6 +321,11 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
             raise BadInput(f"the scheduler at {address} cannot be reached; start one with: dask scheduler") from error
         tqdm.write(f"dashboard: {client.dashboard_link}")
         yield client, _slots(client, address, results)
+
+
+def _close(home: Any) -> None:
+    with contextlib.suppress(TimeoutError):  # on a busy machine a worker may die late; it does with this process
+        home.close()
 
 
 def _slots(client: Any, address: str, results: Path) -> dict[str, float]:
