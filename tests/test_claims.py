@@ -222,7 +222,11 @@ def test_two_orders_of_the_arms_are_compared_with_one_orders_noise(toy):
 def test_photos_that_correlate_and_photos_that_win(toy):
     def photos(p):
         detail = np.arange(6.0)
-        return {"detail": detail, "psnr_hole": (10 - detail + 0.1 * p["seed"]) * (1 if p["arm"] != "b" else 0.5)}
+        return {
+            "picture": range(6),
+            "detail": detail,
+            "psnr_hole": (10 - detail + 0.1 * p["seed"]) * (1 if p["arm"] != "b" else 0.5),
+        }
 
     listed = [claim("rho", "correlates", where=A, sign=-1) | {"with": "detail"},
               claim("wins", "wins", a=A, b=B, above=0.1, better="higher"),
@@ -234,6 +238,64 @@ def test_photos_that_correlate_and_photos_that_win(toy):
     for name, verdict in (("rho", REPRODUCED), ("wins", REPRODUCED), ("loses", CONTRADICTED)):
         one = toy.build(next(c for c in listed if c["id"] == name), photos=photos)
         assert one["verdict"].tolist() == [verdict]
+
+
+def test_what_is_about_photos_must_hold_over_pictures_too(toy):
+    """All seeds see the same photos: six seeds that agree are no evidence for more than these."""
+
+    def photos(p):
+        psnr = np.array([1.0, 4, 2, 6, 3, 5]) + 0.01 * p["seed"] * np.array([0, 0, 0, 0, 0, 1])
+        return {"picture": range(6), "detail": np.arange(6.0), "psnr_hole": psnr if p["arm"] == "a" else 2.5}
+
+    listed = [claim("rho", "correlates", where=A, sign=1) | {"with": "detail"},
+              claim("wins", "wins", a=A, b=B, above=0.5, better="higher")]  # fmt: skip
+    rows = toy.build(*listed, photos=photos)
+    psnr = np.array([1.0, 4, 2, 6, 3, 5.025])
+    assert rows["p"].tolist() == pytest.approx(
+        [stats.spearmanr(psnr, range(6)).pvalue, stats.ttest_1samp(psnr > 2.5, 0.5).pvalue], rel=1e-5)  # fmt: skip
+    assert rows["verdict"].tolist() == [UNDECIDED] * 2
+    assert np.isinf(rows["seeds_needed"].astype(float)).all()
+    assert rows["why"].str.startswith("Over pictures, which all seeds share, p is larger than over seeds (0.031)").all()
+
+
+def test_what_no_network_is_part_of_is_tested_over_pictures(toy):
+    def photos(p):
+        return {"picture": [0, 0, 1, 1, 2, 3], "small": [1.0, 3, 1, 2, 2, 2.5], "large": [2.0, 4, 3, 3, 4, 4]}
+
+    toy.sweep_file(claims=[claim("X", "exceeds", metric="large", where=A, minus="small"),
+                           claim("Y", "exceeds", metric="pooled", where=A, minus="small")])  # fmt: skip
+    toy.finish("quick", lambda p: {"large": 20 / 6, "small": 11.5 / 6, "pooled": 3.0}, photos=photos)
+    rows = claims.build().set_index("id")
+    found = stats.ttest_1samp([1, 1.5, 2, 1.5], 0)
+    low, high = found.confidence_interval()
+    assert rows.loc["X", ["ours", "ci_low", "ci_high", "p"]].tolist() == pytest.approx(
+        [1.5, low, high, found.pvalue], rel=1e-5)  # fmt: skip
+    assert (rows.loc["X", "verdict"], rows.loc["X", "n_seeds"]) == (REPRODUCED, 6)
+    assert rows.loc["Y", ["verdict", "why"]].tolist() == [
+        NOT_TESTED, "All seeds have the same value: there is no spread to test against."]  # fmt: skip
+
+
+def test_claims_that_wait_for_runs_count_in_the_correction(toy):
+    toy.sweep_file(claims=[claim("tested"), claim("waits", b={"arm": "c"}),
+                           claim("fails", b={"arm": "c"}, by_construction="Jensen")])  # fmt: skip
+    toy.finish("quick", measure(), skip=lambda p: p["arm"] == "c")
+    row = claims.build().set_index("id").loc["tested"]
+    assert row["p_adjusted"] == pytest.approx(2 * row["p"], rel=1e-5)
+    assert row["why"] == "1 claims of the same family wait for runs, and count as tested in the correction."
+    toy.finish("quick", measure())
+    assert claims.build().set_index("id").loc["tested", "why"] == ""
+
+
+def test_a_row_says_where_processors_go_with_arms_and_where_a_headline_has_few_seeds(toy):
+    toy.sweep_file(claims=[claim("X"), claim("H", "increasing", by="ratio", where={"arm": "ratio"}, headline=True)])
+    toy.finish("quick", measure(noise=0.1))
+    for item in sweep.plan("toy", "quick"):
+        p, env = item.parameters, item.run.folder / "env.json"
+        write_json(env, read_json(env) | {"device": "new" if p["arm"] == "a" and p["seed"] > 1 else "old"})
+    rows = claims.build().set_index("id")
+    assert rows.loc["X", "why"] == ("The runs were made on several processors (new; old), and in 4 of 6 seeds the two "
+                                    "arms on different ones.")  # fmt: skip
+    assert rows.loc["H", "why"].endswith("A headline claim should have 6 seeds; this one has 3.")
 
 
 def test_trivial_fills_are_arms_and_mark_what_stays_below_them(toy):

@@ -170,6 +170,14 @@ class TestStep:
         assert torch.equal(arms[0].bank, arms[1].bank)
         assert arms[0].bank.float().mean().item() == pytest.approx(0.8, abs=0.01)
 
+    @pytest.mark.parametrize("region", ["random_block", "random_region", "random_pixels"])
+    def test_no_training_hole_is_a_test_hole(self, region):
+        """Test sets draw theirs with the seed 1, and holes of one seed and index are the same."""
+        tested = {hole.numpy().tobytes() for hole in masks.make(region, 300, SMALL.size, 1)}
+        for seed in (0, 1):
+            bank = trainer(replace(SMALL, region=region), seed=seed).bank
+            assert not tested & {hole.numpy().tobytes() for hole in bank}
+
 
 class TestStudy:
     def test_a_fill_for_another_context_gains_nothing_where_the_context_is_ignored(self):

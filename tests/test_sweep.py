@@ -513,7 +513,8 @@ def test_a_worker_that_ends_late_ends_no_sweep(monkeypatch, tmp_path):
 
     monkeypatch.setattr(distributed, "LocalCluster", Late)
     with engine.cluster(None, 1, tmp_path) as (client, slots):
-        assert client.submit(sum, [1, 2]).result() == 3 and slots == {}
+        assert client.submit(sum, [1, 2]).result() == 3
+        assert slots == {}
     with pytest.raises(TimeoutError, match="of the sweep's own"), engine.cluster(None, 1, tmp_path):
         raise TimeoutError("of the sweep's own")
 

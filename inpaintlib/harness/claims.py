@@ -8,7 +8,8 @@ source), ``prose`` (two sentences for discussions: where it is reproduced, and w
 
 A verdict takes p < .05 after Holm's correction within its family (study, preset, data set): ``reproduced`` on the
 claimed side, ``contradicted`` on the other, else ``undecided``, with the smallest distance that so many seeds would
-have shown (``detectable``) and how many would decide. ``by construction`` is not counted, and ``not tested`` says why.
+have shown (``detectable``) and how many would decide. Claims that wait for planned runs count as tested, so that none
+of them takes a verdict away once it is. ``by construction`` is not counted, and ``not tested`` says why.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 import inpaintlib
@@ -28,6 +30,7 @@ from inpaintlib.harness.verdicts import (
     BY_CONSTRUCTION,
     CONTRADICTED,
     FAMILIES,
+    HEADLINE_SEEDS,
     NOT_TESTED,
     REPRODUCED,
     UNDECIDED,
@@ -50,7 +53,9 @@ COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "publish
 NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "wins", "n_seeds",
            "n_photos", "n_pictures"]  # fmt: skip
 TWO_LOOKS = "Two looks at half the alpha each, the second with more seeds: p is twice the smaller one"
+WAITS = re.compile(r"incomplete grid: \d+ of \d+ runs missing")
 SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
+WAITING = "{} claims of the same family wait for runs, and count as tested in the correction"
 CLOCK = ("training_photos_per_second", "training_seconds")  # of runs of one processor alone these may be compared
 DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direction themselves; else greater
 
@@ -87,7 +92,7 @@ def judged(study: str, presets: list[str], looks: int = 1) -> pd.DataFrame:
             continue
         rows += [row | {"command": commands[preset]} for preset in results
                  for row in _rows_of(claim, results[preset], looks)]  # fmt: skip
-    return _judged(pd.DataFrame(rows, columns=[*COLUMNS, "outcome", "note", "looks", "used"]))
+    return _judged(pd.DataFrame(rows, columns=[*COLUMNS, "outcome", "note", "looks", "used", "waits"]))
 
 
 def _rows_of(claim: dict, results: Results, looks: int) -> list[dict]:
@@ -172,6 +177,7 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
             "ours": outcome.ours, "ci_low": outcome.low, "ci_high": outcome.high, "p": outcome.p, "wins": outcome.wins,
             "cells": outcome.cells, "family": family(claim), "headline": bool(claim.get("headline")),
             "n_seeds": outcome.seeds, "study": study, "dataset": dataset, "why": outcome.why, "outcome": outcome,
+            "waits": bool(WAITS.match(outcome.why)) and "by_construction" not in claim,
             "preset": results.preset if results else ""}  # fmt: skip
     if not (math.isnan(outcome.low) or math.isnan(published)):
         row["published_inside"] = outcome.low <= published <= outcome.high
@@ -179,11 +185,13 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
         row |= {"verdict": BY_CONSTRUCTION, "why": str(claim["by_construction"])}
     if results:
         row |= _where_from(claim, results, outcome.ours)
-        machines = row.pop("machines", ())
+        machines, mixed = row.pop("machines", ()), row.pop("mixed", "")
         if row["computed"] == "several" and not math.isnan(outcome.ours):
             row["why"] = _sentences(row["why"], "the runs come from several versions of the code")
         if len(machines) > 1 and not math.isnan(outcome.ours):
-            row["why"] = _sentences(row["why"], f"the runs were made on several processors ({'; '.join(machines)})")
+            row["why"] = _sentences(
+                row["why"], f"the runs were made on several processors ({'; '.join(machines)}){mixed}"
+            )
             if row["metric"] in CLOCK:
                 why = _sentences(row["why"], "times are compared on one processor alone")
                 row |= {"p": math.nan, "verdict": NOT_TESTED, "why": why}
@@ -206,7 +214,16 @@ def _where_from(claim: dict, results: Results, ours: float) -> dict:
     counts |= {"test_set": hashes.pop() if len(hashes) == 1 else "several"}
     return counts | {"computed": codes.pop()[:10] if len(codes) == 1 else "several",
                      "machines": sorted({tables.machine(results.study, name) for name in rows["run_id"]}),
+                     "mixed": _mixed(own, results.study) if len(own) == len(found) == 2 else "",
                      "below_trivial": None if math.isnan(ours) else _below_trivial(found, results)}  # fmt: skip
+
+
+def _mixed(pair: list[pd.DataFrame], study: str) -> str:
+    """In how many seeds the two arms of a comparison were made on different processors, as the end of a sentence."""
+    of_seed = [{row.seed: tables.machine(study, row.run_id) for row in arm.itertuples()} for arm in pair]
+    both = of_seed[0].keys() & of_seed[1].keys()
+    differing = sum(of_seed[0][seed] != of_seed[1][seed] for seed in both)
+    return f", and in {differing} of {len(both)} seeds the two arms on different ones" if differing else ""
 
 
 def _below_trivial(found: list[tuple[dict, pd.DataFrame]], results: Results) -> bool | None:
@@ -225,19 +242,22 @@ def _below_trivial(found: list[tuple[dict, pd.DataFrame]], results: Results) -> 
 def _judged(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with Holm's p-values within their families, verdicts, and what their seeds could have seen."""
     for _, some in rows.groupby(["study", "preset", "dataset", "family"], sort=False, dropna=False):
-        tested = some[some["verdict"].isna() & some["p"].notna()]
-        p = tested["p"].to_numpy(float)
-        for i, adjusted, level in zip(tested.index, statistics.holm(p), statistics.holm_levels(p), strict=True):
+        tested, waiting = some[some["verdict"].isna() & some["p"].notna()], int(some["waits"].sum())
+        p = np.append(tested["p"].to_numpy(float), np.ones(waiting))
+        for i, adjusted, level in zip(tested.index, statistics.holm(p), statistics.holm_levels(p), strict=False):
             outcome: Outcome = rows.at[i, "outcome"]
             detectable, needed = outcome.power(level / rows.at[i, "looks"])
             verdict = outcome.judge(adjusted)
             rows.loc[i, ["p_adjusted", "detectable", "verdict"]] = [adjusted, detectable, verdict]
-            said = [rows.at[i, "why"], TWO_LOOKS if rows.at[i, "looks"] == 2 else ""]
+            said = [rows.at[i, "why"], TWO_LOOKS if rows.at[i, "looks"] == 2 else "",
+                    WAITING.format(waiting) if waiting else ""]  # fmt: skip
             if verdict == UNDECIDED:
                 rows.at[i, "seeds_needed"] = needed
             elif outcome.wins == outcome.wins and statistics.sign_flip_minimum(outcome.seeds) >= statistics.ALPHA:
                 said.append(f"An exact sign-flip test of {outcome.seeds} seeds cannot go below p = "
                             f"{statistics.sign_flip_minimum(outcome.seeds):.3g}.")  # fmt: skip
+            if verdict in (REPRODUCED, CONTRADICTED) and rows.at[i, "headline"] and outcome.seeds < HEADLINE_SEEDS:
+                said.append(f"A headline claim should have {HEADLINE_SEEDS} seeds; this one has {outcome.seeds}")
             if verdict == CONTRADICTED and isinstance(rows.at[i, "note"], str):
                 said.append(rows.at[i, "note"])
             rows.at[i, "why"] = _sentences(*said)
