@@ -182,11 +182,13 @@ def test_two_metrics_of_the_same_runs_and_the_last_look(toy):
         return {"psnr_hole": 10.0, "pooled": 9 - NOISE[p["seed"]], "curve": [1, 3 + 0.1 * p["seed"], 2.5]}
 
     toy.sweep_file(claims=[claim("exceeds", "exceeds", where=A, minus="pooled"),
-                           claim("declines", "declines", metric="psnr", where=A, above=0.1)])  # fmt: skip
+                           claim("declines", "declines", metric="psnr", where=A, above=0.1),
+                           claim("short", "declines", metric="psnr", where=A, least_kimg=100)])  # fmt: skip
     toy.finish("quick", of)
     rows = claims.build().set_index("id")
     assert rows.loc["exceeds", ["ours", "verdict"]].tolist() == [pytest.approx(1), REPRODUCED]
     assert rows.loc["declines", ["ours", "verdict"]].tolist() == [pytest.approx(0.75), REPRODUCED]
+    assert rows.loc["short", "why"] == "it is about trainings of 100 kimg or more; these have 2."
 
 
 def test_the_spread_over_seeds(toy):
@@ -466,9 +468,11 @@ def test_values_for_prose_are_the_shown_rows(toy):
         claims.value("X")
         == f"+1 [{rows.loc['X', 'ci_low']:+.3g}, {rows.loc['X', 'ci_high']:+.3g}], p < .001, 6 seeds, reproduced"
     )
-    assert claims.value("T") == "+1, p = .009, 3 seeds, reproduced"
+    assert claims.value("T") == "rho +1, p = .009, 3 seeds, reproduced"
     assert claims.value("N") == "not tested"
     assert claims.number(-0.1666, "less") == "−0.167"
+    assert claims.number(-0.1666, "equal", "%") == "−16.7 %"
+    assert claims.number(0.55, "greater", "of photos") == "55 %"
     assert [claims.p_value(p) for p in (0.0004, 0.0301, 0.9999, math.nan)] == ["p < .001", "p = .030", "p = 1", ""]
     with pytest.raises(BadInput, match="has no claim 'XX'"):
         claims.value("XX")

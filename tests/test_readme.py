@@ -110,14 +110,14 @@ def test_requirements_name_what_is_installed():
 ROW = {"id": "X-1", "source": "Liu 2018", "place": "Table 1", "statement": "more is better", "study": "s",
        "verdict": "contradicted", "family": "published", "direction": "greater", "ours": -1.25, "ci_low": -1.5,
        "ci_high": -1.0, "p_adjusted": 0.02, "n_seeds": 6.0, "preset": "night",
-       "below_trivial": "", "why": ""}  # fmt: skip
+       "below_trivial": "", "why": "", "unit": "", "note": ""}  # fmt: skip
 UNTESTED = {"verdict": "not tested", "ours": float("nan"), "preset": ""}
 
 
 def test_lists_of_contradicted_and_untested_claims():
     rows = pd.DataFrame([
         ROW | {"id": "X-0", "verdict": "reproduced"}, ROW, ROW | {"id": "X-2", "family": "ours"},
-        ROW | {"id": "X-3", "place": "", "below_trivial": "True"},
+        ROW | {"id": "X-3", "place": "", "below_trivial": "True", "note": "at 64 px"},
         ROW | UNTESTED | {"id": "X-4", "why": "it needs a GPU."},
         ROW | UNTESTED | {"id": "X-5", "why": "incomplete grid: 2 of 3 runs missing."},
         ROW | UNTESTED | {"id": "X-6", "why": "the preset night has no finished run of arm = l1"},
@@ -125,7 +125,7 @@ def test_lists_of_contradicted_and_untested_claims():
     said = "−1.25 [−1.5, −1], p = .020, 6 seeds, preset night"
     assert readme.contradicted(rows).splitlines() == [
         f"* X-1: more is better (Liu 2018, Table 1): {said}",
-        f"* X-3: more is better (Liu 2018): {said}, arms below the mean colour",
+        f"* X-3: more is better (Liu 2018): {said}, arms below the mean colour (at 64 px)",
     ]
     assert readme.contradicted(rows[:1]) == "None."
     listed = "* 2 × their runs are still to do\n* 1 × a reason of its own, in results/claims.md"

@@ -46,10 +46,10 @@ from inpaintlib.harness.verdicts import (
     test,
 )
 
-COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "published", "ours", "ci_low", "ci_high", "p",
-           "p_adjusted", "detectable", "seeds_needed", "published_inside", "wins", "cells", "below_trivial", "family",
-           "headline", "n_seeds", "n_photos", "n_pictures", "test_set", "dataset", "preset", "study", "verdict", "why",
-           "computed", "command"]  # fmt: skip
+COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "unit", "published", "ours", "ci_low",
+           "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "published_inside", "wins", "cells",
+           "below_trivial", "family", "headline", "n_seeds", "n_photos", "n_pictures", "test_set", "dataset", "preset",
+           "study", "verdict", "why", "note", "computed", "command"]  # fmt: skip
 NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "wins", "n_seeds",
            "n_photos", "n_pictures"]  # fmt: skip
 TWO_LOOKS = "Two looks at half the alpha each, the second with more seeds: p is twice the smaller one"
@@ -57,6 +57,7 @@ WAITS = re.compile(r"incomplete grid: \d+ of \d+ runs missing")
 SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
 WAITING = "{} claims of the same family wait for runs, and count as tested in the correction"
 CLOCK = ("training_photos_per_second", "training_seconds")  # of runs of one processor alone these may be compared
+UNIT = {"increasing": "rho", "decreasing": "rho", "correlates": "rho", "wins": "of photos"}  # else the metric's
 DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direction themselves; else greater
 
 
@@ -92,7 +93,7 @@ def judged(study: str, presets: list[str], looks: int = 1) -> pd.DataFrame:
             continue
         rows += [row | {"command": commands[preset]} for preset in results
                  for row in _rows_of(claim, results[preset], looks)]  # fmt: skip
-    return _judged(pd.DataFrame(rows, columns=[*COLUMNS, "outcome", "note", "looks", "used", "waits"]))
+    return _judged(pd.DataFrame(rows, columns=[*COLUMNS, "outcome", "looks", "used", "waits"]))
 
 
 def _rows_of(claim: dict, results: Results, looks: int) -> list[dict]:
@@ -174,6 +175,7 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
     row = dict.fromkeys(COLUMNS) | {n: claim.get(n) for n in ("id", "source", "place", "statement", "metric", "note")}
     direction = kind if kind in ("less", "equal", "increasing", "decreasing") else DIRECTION.get(kind, "greater")
     row |= {"direction": "less" if claim.get("sign") == -1 else direction, "published": published,
+            "unit": UNIT.get(kind, "" if not claim.get("relative") else "of the mean" if kind == "spread" else "%"),
             "ours": outcome.ours, "ci_low": outcome.low, "ci_high": outcome.high, "p": outcome.p, "wins": outcome.wins,
             "cells": outcome.cells, "family": family(claim), "headline": bool(claim.get("headline")),
             "n_seeds": outcome.seeds, "study": study, "dataset": dataset, "why": outcome.why, "outcome": outcome,
@@ -378,7 +380,9 @@ def page(rows: pd.DataFrame) -> str:
     """claims.md: the scoreboard and the shown row of each claim, by study."""
     note = ("Made from claims.csv, which has every preset. p is adjusted by Holm within a study's family of claims. An "
             "undecided claim says what distance from its limit these seeds would have shown with 80 % power, and how "
-            "many seeds would decide.")  # fmt: skip
+            "many seeds would decide. A claim about every cell shows the cell that its verdict rests on: the surest of "
+            "those against it, else the least sure. Sources: \"ours\" are claims of this study, \"audit\" those "
+            "about what MEDFE's released code does.")  # fmt: skip
     return "\n\n".join(["# Claims", note, scoreboard_text(rows), markdown(shown(rows))]) + "\n"
 
 
@@ -417,7 +421,7 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of claims.csv as text, a column for each thing that a reader is told."""
     return pd.DataFrame({
         "id": rows["id"], "claim": [cited(row) for row in rows.itertuples()], "metric": rows["metric"],
-        "published": [number(row.published, row.direction) for row in rows.itertuples()],
+        "published": [number(row.published, row.direction, row.unit) for row in rows.itertuples()],
         "ours [95 % interval]": [_interval(row) for row in rows.itertuples()],
         "p": [p_value(row.p_adjusted)[2:].removeprefix("= ") for row in rows.itertuples()],
         "seeds": [f"{row.n_seeds:g}" if row.n_seeds else "" for row in rows.itertuples()],
@@ -440,7 +444,7 @@ def _verdict(row) -> str:
     if row.cells:
         said.append(f"{row.cells} cells")
     if row.verdict == UNDECIDED:
-        said.append(f"could have seen {number(row.detectable)}")
+        said.append(f"could have seen {number(row.detectable, unit=row.unit).removeprefix('+')}")
         said.append(f"{'over 1000' if math.isinf(row.seeds_needed) else f'{row.seeds_needed:g}'} seeds would decide")
     if row.below_trivial == "True":
         said.append("below the mean colour")
@@ -521,14 +525,19 @@ def measured(row) -> str:
 
 
 def _interval(row) -> str:
-    value, *ends = (number(x, row.direction) for x in (row.ours, row.ci_low, row.ci_high))
-    return f"{value} [{', '.join(ends)}]" if all(ends) else value
+    value, *ends = (number(x, row.direction, row.unit) for x in (row.ours, row.ci_low, row.ci_high))
+    text = f"{value} [{', '.join(ends)}]" if all(ends) else value
+    return f"rho {text}" if row.unit == "rho" and text else f"{text} {row.unit}" if row.unit[:2] == "of" else text
 
 
-def number(value: float, direction: str = "equal") -> str:
-    """Three digits (four of a figure), with a sign where the claim has a direction."""
-    text = "" if math.isnan(value) else f"{value:.4g}" if direction == "equal" else f"{value:+.3g}"
-    return text.replace("-", "−")
+def number(value: float, direction: str = "equal", unit: str = "") -> str:
+    """Three digits (four of a figure), with a sign where the claim has a direction; shares and differences in % where
+    the unit is such."""
+    if math.isnan(value):
+        return ""
+    if unit in ("", "rho"):
+        return (f"{value:.4g}" if direction == "equal" else f"{value:+.3g}").replace("-", "−")
+    return f"{100 * value:{'+' if unit == '%' else ''}.3g} %".replace("-", "−")
 
 
 def p_value(p: float) -> str:

@@ -70,6 +70,7 @@ def contradicted(rows: pd.DataFrame) -> str:
         "\n".join(
             f"* {row.id}: {claims.cited(row)}: {claims.measured(row)}, {row.n_seeds:g} seeds, preset {row.preset}"
             + ", arms below the mean colour" * (row.below_trivial == "True")
+            + f" ({row.note})" * bool(row.note)
             for row in found.itertuples()
         )
         or "None."

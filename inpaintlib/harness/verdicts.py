@@ -9,7 +9,7 @@
 ``exceeds``     the metric ``where`` exceeds another metric of the same runs, ``minus``, by more than ``above``
 ``spread``      the metric's standard deviation over seeds (``relative``: over its mean) exceeds ``above``, ``where``
 ``reorders``    the metric ranks the arms of a seed more unlike the ``other`` metric than unlike itself in other seeds
-``declines``    the best look in training exceeds the last by over ``above``, ``where``
+``declines``    the best look in training exceeds the last by over ``above``, ``where``, in trainings of ``least_kimg``
 ``correlates``  Spearman's rho over photos of the metric and the column ``with`` has the sign ``sign``, ``where``
 ``wins``        arm ``a`` beats ``b`` (``better: higher`` or ``lower``) on more than the fraction ``above`` of photos
 ``untestable``  cannot be computed: ``why``
@@ -48,7 +48,7 @@ TESTS = {  # the keys that a test needs, and may have
     "increasing": ({"by"}, {"where"}), "decreasing": ({"by"}, {"where"}),
     "figure": ({"where", "published", "within"}, {"dataset"}), "exceeds": ({"where", "minus"}, {"above"}),
     "spread": ({"where", "above"}, {"relative"}), "reorders": ({"other"}, {"where"}),
-    "declines": ({"where"}, {"above"}), "correlates": ({"where", "with", "sign"}, set()),
+    "declines": ({"where"}, {"above", "least_kimg"}), "correlates": ({"where", "with", "sign"}, set()),
     "wins": ({"a", "b", "above", "better"}, {"same_pixels"}), "untestable": ({"why"}, {"metric"}),
 }  # fmt: skip
 
@@ -99,7 +99,7 @@ def check(study: str, claim: dict) -> dict:
         raise BadInput(f"{where} has no {missing[0]}.")
     if unknown := sorted(set(claim) - needed - optional - COMMON):
         raise BadInput(f"{where}: {unknown[0]!r} does not belong to the test {kind}.")
-    for key in ("within", "above", "published"):
+    for key in ("within", "above", "published", "least_kimg"):
         if key in claim and (isinstance(claim[key], bool) or not isinstance(claim[key], int | float)):
             raise BadInput(f"{where}: {key} must be a number, not {claim[key]!r}.")
     if claim.get("within", 1) <= 0 or (kind == "spread" and claim["above"] <= 0):
@@ -409,7 +409,9 @@ def _picture(photos: pd.DataFrame) -> np.ndarray:
 
 def _declines(claim: dict, results: Results) -> np.ndarray:
     name, found = f"test_{claim['metric']}", []
-    rows_of_arm(results, claim["where"])
+    rows, least = rows_of_arm(results, claim["where"]), claim.get("least_kimg", 0)
+    if (rows["kimg"] < least).any():
+        raise NotTested(f"it is about trainings of {least:g} kimg or more; these have {rows['kimg'].min():g}.")
     for history in results.histories(**claim["where"]):
         if name not in history:
             raise NotTested(f"history.csv has no column {name!r}{_near(name, history)}")
