@@ -2,10 +2,11 @@
 
 ``<!-- results STUDY -->`` and ``<!-- /results -->`` enclose the table of a study's headline claims, ``findings STUDY``
 a sentence for each of its decided claims that has one, ``scoreboard`` the counted verdicts, ``contradicted`` the claims
-of the sources that the runs contradict, ``not tested`` why others were not tested.
+of the sources that the runs contradict, ``not tested`` why others were not tested, ``scales`` what presets train.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +14,9 @@ import pandas as pd
 import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
-from inpaintlib.harness import claims
+from inpaintlib.harness import claims, sweep
 
-MARKED = re.compile(r"(<!-- (results|findings|scoreboard|contradicted|not tested)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)",
+MARKED = re.compile(r"(<!-- (results|findings|scoreboard|contradicted|not tested|scales)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)",
                     re.DOTALL)  # fmt: skip
 
 
@@ -31,7 +32,12 @@ def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:
 
 def rendered(text: str, rows: pd.DataFrame) -> str:
     """The text with what the shown rows of claims.csv say between its markers."""
-    whole = {"scoreboard": claims.scoreboard_text, "contradicted": contradicted, "not tested": not_tested}
+    whole = {
+        "scoreboard": claims.scoreboard_text,
+        "contradicted": contradicted,
+        "not tested": not_tested,
+        "scales": scales,
+    }
     by_study = {"results": results, "findings": findings}
 
     def fill(match: re.Match) -> str:
@@ -82,6 +88,7 @@ def not_tested(rows: pd.DataFrame) -> str:
     only counted."""
     reasons = rows.loc[rows["verdict"] == claims.NOT_TESTED, "why"].str.split("[:;]", regex=True).str[0].str.rstrip(".")
     for pattern, why in ((r"^(?:incomplete grid|the preset \w+ has no finished run)", "their runs are still to do"),
+                         (r"runs did not measure", "these runs did not measure their metric"),
                          (r"^it is about", "they are about photos that no run so far has seen")):  # fmt: skip
         reasons = reasons.where(~reasons.str.contains(pattern), why)
     counts = reasons.value_counts()
@@ -89,3 +96,18 @@ def not_tested(rows: pd.DataFrame) -> str:
     if own := (counts == 1).sum():
         said.append(f"* {own} × a reason of its own, in results/claims.md")
     return "\n".join(said) or "None."
+
+
+def scales(rows: pd.DataFrame, presets: Sequence[str] = ("quick", "night")) -> str:
+    """What the runs of each study train in these presets, as a table."""
+
+    def cell(study: str, preset: str) -> str:
+        items = [item.parameters for item in sweep.plan(study, preset)] if preset in sweep.load(study).presets else []
+        kimg = sorted({given["kimg"] for given in items if "kimg" in given})
+        length = f"{'-'.join(dict.fromkeys([f'{kimg[0]:g}', f'{kimg[-1]:g}']))} kimg" if kimg else ""
+        sides = [f"{side} px" for side in sorted({given["size"] for given in items if "size" in given})]
+        photos = sorted({given["dataset"] for given in items if "dataset" in given})
+        return ", ".join(filter(None, [*sides, length, *photos, f"{len(items)} runs" if items else ""]))
+
+    table = [{"study": study, **{preset: cell(study, preset) for preset in presets}} for study in claims.studies()]
+    return claims.table_text(pd.DataFrame(table))
