@@ -283,7 +283,8 @@ def test_claims_that_wait_for_runs_count_in_the_correction(toy):
     toy.finish("quick", measure(), skip=lambda p: p["arm"] == "c")
     row = claims.build().set_index("id").loc["tested"]
     assert row["p_adjusted"] == pytest.approx(2 * row["p"], rel=1e-5)
-    assert row["why"] == "1 claims of the same family wait for runs, and count as tested in the correction."
+    assert row["why"] == ("Claims of the same family that wait for runs count as tested in the correction; here these "
+                          "are 1.")  # fmt: skip
     toy.finish("quick", measure())
     assert claims.build().set_index("id").loc["tested", "why"] == ""
 

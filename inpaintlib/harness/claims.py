@@ -55,7 +55,7 @@ NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detecta
 TWO_LOOKS = "Two looks at half the alpha each, the second with more seeds: p is twice the smaller one"
 WAITS = re.compile(r"incomplete grid: \d+ of \d+ runs missing")
 SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
-WAITING = "{} claims of the same family wait for runs, and count as tested in the correction"
+WAITING = "claims of the same family that wait for runs count as tested in the correction; here these are {}"
 CLOCK = ("training_photos_per_second", "training_seconds")  # of runs of one processor alone these may be compared
 UNIT = {"increasing": "rho", "decreasing": "rho", "correlates": "rho", "wins": "of photos"}  # else the metric's
 DIRECTION = {"figure": "equal", "untestable": ""}  # of tests that are no direction themselves; else greater

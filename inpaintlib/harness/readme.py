@@ -16,8 +16,8 @@ from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
 from inpaintlib.harness import claims, sweep
 
-MARKED = re.compile(r"(<!-- (results|findings|scoreboard|contradicted|not tested|scales)(?: (\S+))? -->)(.*?)(<!-- /\2 -->)",
-                    re.DOTALL)  # fmt: skip
+KINDS = "results|findings|scoreboard|contradicted|not tested|scales"
+MARKED = re.compile(rf"(<!-- ({KINDS})(?: (\S+))? -->)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
 def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:
@@ -32,12 +32,8 @@ def update_readme(path: Path = inpaintlib.ROOT / "README.md") -> None:
 
 def rendered(text: str, rows: pd.DataFrame) -> str:
     """The text with what the shown rows of claims.csv say between its markers."""
-    whole = {
-        "scoreboard": claims.scoreboard_text,
-        "contradicted": contradicted,
-        "not tested": not_tested,
-        "scales": scales,
-    }
+    whole = {"scoreboard": claims.scoreboard_text, "contradicted": contradicted, "not tested": not_tested}
+    whole["scales"] = scales
     by_study = {"results": results, "findings": findings}
 
     def fill(match: re.Match) -> str:
@@ -107,7 +103,9 @@ def scales(rows: pd.DataFrame, presets: Sequence[str] = ("quick", "night")) -> s
         length = f"{'-'.join(dict.fromkeys([f'{kimg[0]:g}', f'{kimg[-1]:g}']))} kimg" if kimg else ""
         sides = [f"{side} px" for side in sorted({given["size"] for given in items if "size" in given})]
         photos = sorted({given["dataset"] for given in items if "dataset" in given})
-        return ", ".join(filter(None, [*sides, length, *photos, f"{len(items)} runs" if items else ""]))
+        return ", ".join(
+            filter(None, [*sides, length, *photos, f"{len(items)} run{'s' * (len(items) > 1)}" if items else ""])
+        )
 
     table = [{"study": study, **{preset: cell(study, preset) for preset in presets}} for study in claims.studies()]
     return claims.table_text(pd.DataFrame(table))
