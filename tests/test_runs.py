@@ -195,6 +195,32 @@ def test_a_run_from_start_to_finish(notebook):
     assert run.picture("evolution.gif") == run.folder / "evolution.gif"
 
 
+def test_the_commit_of_a_run_says_where_the_code_differs_from_it(tmp_path, monkeypatch):
+    def commit():
+        runs.git_commit.cache_clear()
+        return runs.git_commit()
+
+    monkeypatch.setattr(inpaintlib, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() == "unknown"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for name in ("code.py", "10.ipynb", "text.md"):
+        (tmp_path / name).write_text("1")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "1"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    for name in ("text.md", "new.py"):
+        (tmp_path / name).write_text("2")
+    assert commit() == clean
+    for name in ("code.py", "10.ipynb"):
+        (tmp_path / name).write_text("2")
+        assert runs.git_commit() == clean  # what this process has imported is as it was
+        assert commit() == f"{clean}-dirty"
+        (tmp_path / name).write_text("1")
+    runs.git_commit.cache_clear()
+
+
 def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch):
     run = Run.start(notebook, namespace())
 

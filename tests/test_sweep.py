@@ -32,7 +32,11 @@ study: str = "my_runs"
 run_id: str = ""
 """
 BODY = """
-import os, pathlib, signal, time
+import os, pathlib, signal, sys, time
+import inpaintlib
+from inpaintlib.harness.runs import git_commit
+warm = {getattr(module, "__file__", "") for module in sys.modules.values()}
+asked = git_commit.cache_info().currsize
 import pandas as pd
 import psutil
 from inpaintlib.harness.runs import Run
@@ -53,6 +57,9 @@ if victim and (act != "kill_worker" or not count):
 if act != "silent":
     found = {"ratio_is_inf": ratio == float("inf"), "type": type(ratio).__name__, "psnr": 20.0 + seed}
     found["threads"] = os.environ["OMP_NUM_THREADS"]
+    package = pathlib.Path(inpaintlib.__file__).parent
+    found["cold"] = [str(path) for path in package.rglob("*.py") if str(path) not in warm]
+    found["commits"] = asked
     run.finish(found, pd.DataFrame({"psnr": [20.0 + seed]}))
 """
 
@@ -362,6 +369,7 @@ def test_failures_are_kept_do_not_stop_the_others_and_are_tried_again(study, sch
     assert infinite.metrics["ratio_is_inf"] is True
     assert (finite.metrics["ratio_is_inf"], finite.metrics["type"]) == (False, "float")
     assert (lost.folder / "starts").read_text() == "xx"  # another worker took it
+    assert (infinite.metrics["cold"], infinite.metrics["commits"]) == ([], 1)  # the whole package came before the fork
 
     error = (raised.folder / "error.txt").read_text()
     assert "Traceback" in error

@@ -206,10 +206,10 @@ def test_infinite_ratios_are_written_as_inf(toy):
 
 def test_runs_of_two_versions_of_the_code_are_said_in_the_table(toy):
     toy.finish("quick", psnr, skip=lambda p: p["seed"] > 0, commit="1" * 40)
-    toy.finish("quick", psnr, skip=lambda p: p["seed"] == 0, commit="2" * 40)
+    toy.finish("quick", psnr, skip=lambda p: p["seed"] == 0, commit="2" * 40 + "-dirty")
     results = Results("toy", "quick")
     results.write(results.tidy(["arm", "ratio"]), "text")
-    assert "2 versions of the code (11111111, 22222222)" in (results.folder / "table.md").read_text()
+    assert "2 versions of the code (11111111, 22222222-dirty)" in (results.folder / "table.md").read_text()
 
 
 def test_presets_have_an_order():

@@ -1,9 +1,9 @@
 """Executing runs: Dask hands them out; each is one notebook in a process of its own.
 
-A Dask worker takes one run at a time. It forks the run's process from a server that has imported what notebooks
-import, so a run starts at once, knows nothing of the run before, and gives all its memory back. Whoever is killed takes
-his children along: a run's process ends with its worker, and a worker with the sweep or its scheduler. The scheduler
-gives the run of a lost worker to another one, where it resumes from its checkpoint.
+A Dask worker takes one run at a time. It forks the run's process from a server that has imported the whole package, so
+a run starts at once with one version of the code, knows nothing of the run before, and gives all its memory back.
+Whoever is killed takes his children along: a run's process ends with its worker, and a worker with the sweep or its
+scheduler. The scheduler gives the run of a lost worker to another one, where it resumes from its checkpoint.
 """
 
 import contextlib
@@ -30,16 +30,18 @@ from tqdm import tqdm
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.harness.runs import Planned, Run, RunningElsewhere, last_line
+from inpaintlib.harness.runs import Planned, Run, RunningElsewhere, git_commit, last_line
 
-WARM = ["inpaintlib.harness.notebook", "inpaintlib.harness.figures", "inpaintlib.metrics", "inpaintlib.data.photos",
-        "torchvision", "torchmetrics", "scipy.stats", "skimage.metrics", "cv2"]  # fmt: skip
 GRACE = 30.0  # seconds that an interrupted run has to reach its next checkpoint
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)  # both are Ctrl-C to a sweep
 OK, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses of a sweep
 ELSEWHERE = 75  # exit status of a process that found its run in another's hands
-SOURCES = sorted(Path(inpaintlib.__file__).parent.rglob("*.py"))
+PACKAGE = Path(inpaintlib.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()  # as this process has imported it
+git_commit()  # now, as edits may follow; a forked run keeps the answer
+MODULES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in SOURCES]
+WARM = [*(name.removesuffix(".__init__") for name in MODULES), "skimage.metrics"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ were measured on the same test sets (``results/trivial_fills``, by ``metrics.mea
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -315,7 +316,12 @@ def several_versions(versions: Sequence[str]) -> str:
     """The sentence that says so where runs of several versions of the code stand together, else ""."""
     if len(versions) < 2:
         return ""
-    return f"These runs come from {len(versions)} versions of the code ({', '.join(v[:8] for v in versions)})."
+    return f"These runs come from {len(versions)} versions of the code ({', '.join(map(short, versions))})."
+
+
+def short(version: str, digits: int = 8) -> str:
+    """A commit's first digits, with its "-dirty"."""
+    return re.sub(rf"^([0-9a-f]{{{digits}}})[0-9a-f]+", r"\1", version)
 
 
 def several_machines(machines: Sequence[str]) -> str:
