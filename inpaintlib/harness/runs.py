@@ -156,6 +156,11 @@ class Run:
         except OSError:  # a read-only folder: nobody runs there
             return False
 
+    @property
+    def outcome(self) -> tuple:
+        """What the last attempt left, as stamps of its files; another attempt leaves others."""
+        return tuple(_stamp(self.folder / name) for name in ("metrics.json", "error.txt"))
+
     def status(self) -> str:
         """``done``, ``diverged``, ``running``, ``damaged`` (see ``fault``), ``failed`` (error.txt has the traceback),
         ``stale`` (its process was killed) or ``unfinished`` (stopped in good order, or never started)."""
