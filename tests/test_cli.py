@@ -1,11 +1,14 @@
 """The command line: bad input is one sentence and exit status 2, never a traceback."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import inpaintlib
+from inpaintlib import ROOT
 from inpaintlib.__main__ import duration, main
 
 
@@ -68,9 +71,16 @@ def test_results_must_be_a_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path / "file")
     assert main(["status"]) == 2
     assert "INPAINT_RESULTS must name a folder" in capsys.readouterr().err
-    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
-    monkeypatch.setenv("INPAINT_RESULTS", "")
-    assert main(["status"]) == 2
+
+
+def test_folders_of_the_environment_are_the_same_wherever_a_process_works():
+    say = "import inpaintlib; print(inpaintlib.DATA, inpaintlib.RESULTS)"
+    for given, meant in (("", ROOT), ("disk", ROOT / "disk"), ("/disk", Path("/disk"))):
+        data, results = (meant, meant) if given else (ROOT / "data", ROOT / "results")
+        env = os.environ | {"INPAINT_DATA": given, "INPAINT_RESULTS": given, "PYTHONPATH": str(ROOT)}
+        for folder in (ROOT, ROOT / "notebooks"):
+            said = subprocess.run([sys.executable, "-c", say], cwd=folder, env=env, capture_output=True, text=True)
+            assert said.stdout.split() == [str(data), str(results)]
 
 
 def test_as_a_process():

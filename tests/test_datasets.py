@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.data import datasets
 from inpaintlib.files import read_json
@@ -44,7 +45,7 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DATA", tmp_path / "data")
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path / "data")
     return tmp_path / "data"
 
 

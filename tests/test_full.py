@@ -22,7 +22,7 @@ from PIL import Image
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.data import datasets, masks
+from inpaintlib.data import masks
 from inpaintlib.data.masks import centre, irregular
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.harness import full, pack, runs, sweep
@@ -205,8 +205,7 @@ def packed(tmp_path, monkeypatch):
     (data / "UTKFace").mkdir(parents=True)
     for i in range(40):
         Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(data / "UTKFace" / f"{i}.png")
-    for module in (inpaintlib, datasets):
-        monkeypatch.setattr(module, "DATA", data)
+    monkeypatch.setattr(inpaintlib, "DATA", data)
     monkeypatch.setattr(pack, "PART", 200_000)
     cells = [nbformat.v4.new_code_cell(PARAMETERS + 'dataset: str = "utkface"\n', metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell(READING)]  # fmt: skip

@@ -32,7 +32,7 @@ def encoded(image, format="PNG", **options):
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DATA", tmp_path / "data")
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path / "data")
     return tmp_path / "data"
 
 

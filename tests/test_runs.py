@@ -218,6 +218,7 @@ def test_the_commit_of_a_run_says_where_the_code_differs_from_it(tmp_path, monke
         assert runs.git_commit() == clean  # what this process has imported is as it was
         assert commit() == f"{clean}-dirty"
         (tmp_path / name).write_text("1")
+        assert commit() == clean
     runs.git_commit.cache_clear()
 
 
@@ -352,6 +353,20 @@ def test_a_process_that_ends_gives_up_its_run(notebook, hold):
     run = Run.start(notebook, namespace())
     run.release()
     hold(run).communicate("")
+    assert run.status() == "unfinished"
+
+
+def test_who_looks_just_as_a_run_is_let_go_leaves_no_lock(notebook, monkeypatch):
+    run, lock = Run.start(notebook, namespace()), runs.FileLock
+    run.release()
+    (run.folder / "running.lock").write_text("process 1 on another")
+
+    def once_it_is_let_go(*path, **options):
+        (run.folder / "running.lock").unlink()
+        return lock(*path, **options)
+
+    monkeypatch.setattr(runs, "FileLock", once_it_is_let_go)
+    assert not run.held
     assert run.status() == "unfinished"
 
 

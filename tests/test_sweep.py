@@ -707,7 +707,7 @@ def test_status_lists_every_state_with_its_progress(study):
     running.claim()
     (running.folder / "history.csv").write_text("step,kimg,seconds,rec\n1,0.5,5,3\n2,2,10,2\n3,2")
     failed.fail("Traceback\nValueError: no")
-    (stale.folder / "running.lock").write_text("")
+    (stale.folder / "running.lock").write_text("process 1 on another")
     (damaged.folder / "metrics.json").write_text('{"psnr": 1')
     table = sweep.status().set_index("run_id")
     names = ["done", "diverged", "running", "failed", "stale", "unfinished", "damaged"]

@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from torchvision.datasets import CelebA
 from torchvision.datasets.utils import download_file_from_google_drive
 
-from inpaintlib import DATA, ROOT, BadInput
-from inpaintlib.files import download, read_json, reason, sha256, write_json
+import inpaintlib
+from inpaintlib import ROOT, BadInput
+from inpaintlib.files import download, lock, read_json, reason, sha256, write_json
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 FOLDERS = {
@@ -119,13 +120,14 @@ def fetch(name: str, source: str | Path | None = None) -> Path:
             raise BadInput("demo is the repository's own data/demo: give another folder of photos by its path.")
         path = Path(source).expanduser().resolve()
         verify(path, name)
-        write_json(DATA / "sources.json", _sources() | {name: str(path)})
+        with lock(inpaintlib.DATA / "sources.json"):
+            write_json(inpaintlib.DATA / "sources.json", _sources() | {name: str(path)})
         return path
     path = _find(name)
     if path is None and name == "celeba":
-        _download_celeba(DATA / "celeba")
-    elif dataset.url and path in (None, DATA / dataset.names[0]):  # what lies there may be another file
-        download(dataset.url, DATA / dataset.names[0], md5=dataset.md5)
+        _download_celeba(inpaintlib.DATA / "celeba")
+    elif dataset.url and path in (None, inpaintlib.DATA / dataset.names[0]):  # what lies there may be another file
+        download(dataset.url, inpaintlib.DATA / dataset.names[0], md5=dataset.md5)
     path = locate(name)
     verify(path, name)
     return path
@@ -133,7 +135,7 @@ def fetch(name: str, source: str | Path | None = None) -> Path:
 
 def check(name: str) -> None:
     """Raises BadInput as `locate` does, unless photos of that dataset have been prepared: they outlive their source."""
-    if name not in REGISTRY or not any((DATA / "prepared").glob(f"{name}-*/meta.json")):
+    if name not in REGISTRY or not any((inpaintlib.DATA / "prepared").glob(f"{name}-*/meta.json")):
         locate(name)
 
 
@@ -265,14 +267,16 @@ def _find(name: str) -> Path | None:
         if not Path(source).exists():
             raise BadInput(
                 f"{name} was at {source}, which is gone: python -m inpaintlib fetch {name} --source FOLDER_OR_ZIP "
-                f"points at another copy (or remove its line from {DATA / 'sources.json'})."
+                f"points at another copy (or remove its line from {inpaintlib.DATA / 'sources.json'})."
             )
         return Path(source)
-    return next((DATA / official for official in dataset.names if (DATA / official).exists()), None)
+    return next(
+        (inpaintlib.DATA / official for official in dataset.names if (inpaintlib.DATA / official).exists()), None
+    )
 
 
 def _sources() -> dict[str, str]:
-    path = DATA / "sources.json"
+    path = inpaintlib.DATA / "sources.json"
     sources = read_json(path) if path.exists() else {}
     if not isinstance(sources, dict) or not all(isinstance(source, str) for source in sources.values()):
         raise BadInput(f"{path} is no object of names and paths: delete it, then fetch what you have with --source.")

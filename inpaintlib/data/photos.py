@@ -25,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+import inpaintlib
 from inpaintlib import ROOT, BadInput
 from inpaintlib.data import datasets
 from inpaintlib.files import lock, read_json, reason, write_atomically, write_json
@@ -177,7 +178,7 @@ class _Task(NamedTuple):
             missing = error
         if source and dataset not in datasets.REGISTRY:
             name = f"{source.stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:6]}"
-        folder = datasets.DATA / "prepared" / f"{name}-{size}-{rule}{f'-{limit}' if limit else ''}"
+        folder = inpaintlib.DATA / "prepared" / f"{name}-{size}-{rule}{f'-{limit}' if limit else ''}"
         task = cls(dataset, source, folder, size, rule, limit)
         if missing and not task.done():
             raise missing

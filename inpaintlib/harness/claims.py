@@ -287,8 +287,9 @@ def studies() -> list[str]:
 
 def build() -> pd.DataFrame:
     """Makes claims.csv and claims.md from all runs in results/; returns the rows."""
-    found = {study: study_rows(study, presets_of(study)) for study in studies()}
-    return _save(pd.concat(found.values(), ignore_index=True))
+    with lock(inpaintlib.RESULTS / "claims.csv"):
+        found = {study: study_rows(study, presets_of(study)) for study in studies()}
+        return _save(pd.concat(found.values(), ignore_index=True))
 
 
 def presets_of(study: str) -> list[str]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import read_json, write_json
+from inpaintlib.files import lock, read_json, write_json
 from inpaintlib.harness import claims, engine, sweep
 from inpaintlib.harness.runs import Planned
 from inpaintlib.harness.verdicts import UNDECIDED
@@ -124,10 +124,11 @@ def _with_needs(graph: dict[str, Study], like: list[Planned], study: str, seed: 
 
 def _record(like: Planned, preset: str, seed: int) -> None:
     path = inpaintlib.RESULTS / like.study / "more_seeds.json"
-    found = read_json(path) if path.exists() else {}
-    seeds = found.setdefault(preset, {}).setdefault(like.run_id, [])
-    seeds += [seed] * (seed not in seeds)
-    write_json(path, found)
+    with lock(path):
+        found = read_json(path) if path.exists() else {}
+        seeds = found.setdefault(preset, {}).setdefault(like.run_id, [])
+        seeds += [seed] * (seed not in seeds)
+        write_json(path, found)
 
 
 def _say(rows: pd.DataFrame) -> None:

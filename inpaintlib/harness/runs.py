@@ -150,6 +150,8 @@ class Run:
             return self.folder in _held
         try:
             with FileLock(self._lock, blocking=False, thread_local=False):
+                if not self._lock.read_text():  # its holder has just let go, and this look has made it anew
+                    self._lock.unlink()
                 return False
         except Timeout:
             return True
