@@ -13,6 +13,7 @@ import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.data import datasets
 from inpaintlib.files import read_json
+from tests.conftest import meanwhile
 
 
 def jpeg(value=0):
@@ -103,6 +104,12 @@ def test_fetch_uses_a_source_in_place_and_remembers_it(tmp_path, data):
     path.unlink()
     with pytest.raises(BadInput, match=r"subset\.zip, which is gone"):
         datasets.locate("tiny_imagenet")
+
+
+def test_sources_that_two_give_at_once_are_both_remembered(tmp_path, data):
+    path, sources = make(tmp_path / "subset.zip", TINY), data / "sources.json"
+    meanwhile(sources, lambda: datasets.fetch("tiny_imagenet", path), lambda: sources.write_text('{"celeba": "/c"}'))
+    assert read_json(sources) == {"celeba": "/c", "tiny_imagenet": str(path)}
 
 
 @pytest.mark.parametrize("official", ["UTKFace.zip", "UTKFace"])
