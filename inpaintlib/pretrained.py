@@ -178,6 +178,13 @@ def _load(name: str) -> nn.Module:
 # The weights
 
 
+def needed(parameters: dict) -> set[str]:
+    """The networks that a run with these parameters of its notebook loads: to measure with, and VGG-16 for losses."""
+    measuring, named = {"lpips": "alexnet", "inception": "inception"}, str(parameters.get("networks", "")).split("+")
+    of_losses = parameters.get("perceptual_weight") or parameters.get("style_weight")
+    return {measuring[name] for name in named if name in measuring} | ({"vgg16"} if of_losses else set())
+
+
 def file_of(name: str) -> Path:
     """Where the weights of a network are kept."""
     return inpaintlib.DATA / "weights" / f"{name}.pt"

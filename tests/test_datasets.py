@@ -159,7 +159,7 @@ def test_what_only_its_owners_give_says_where_to_ask(name):
 @pytest.mark.parametrize(("action", "name", "message"), [
     (datasets.fetch, "celba", r"no dataset 'celba': did you mean 'celeba'\?.*demo, tiny_imagenet"),
     (datasets.check, "dmeo", "no dataset 'dmeo': did you mean 'demo'"),
-    (datasets.locate, "xyzzy", "no dataset 'xyzzy': It is one of"),
+    (datasets.locate, "xyzzy", "no dataset 'xyzzy': choose one of"),
     (datasets.locate, "/nope/photos", "no folder or zip of photos at /nope/photos"),
     (datasets.check, "celeba", "celeba is not here"),
 ])  # fmt: skip
@@ -244,6 +244,10 @@ def test_prepared_photos_outlive_their_source(data):
     (data / "prepared" / "celeba-64-crop").mkdir(parents=True)
     (data / "prepared" / "celeba-64-crop" / "meta.json").touch()
     datasets.check("celeba")
+    datasets.check("celeba", 64)
+    for other in ((128, None), (64, 10)):
+        with pytest.raises(BadInput, match="celeba is not here"):
+            datasets.check("celeba", *other)
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"celeba": 1}'])
@@ -313,5 +317,7 @@ def test_fingerprint_changes_with_the_source(tmp_path):
     assert datasets.fingerprint(folder) in prints
     for change in (lambda: make(folder, ["a.jpg", "c/d.jpg"]), (folder / "b.jpg").unlink):
         change()
+        assert datasets.fingerprint(folder) in prints  # as it was when this process first looked
+        datasets.walked.cache_clear()
         assert datasets.fingerprint(folder) not in prints
         prints.add(datasets.fingerprint(folder))

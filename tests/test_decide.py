@@ -46,7 +46,7 @@ def toy(tmp_path, monkeypatch):
         return engine.OK
 
     monkeypatch.setattr(engine, "sweep", execute)
-    monkeypatch.setattr(datasets, "check", lambda name: None)
+    monkeypatch.setattr(datasets, "check", lambda *_: None)
     return found
 
 

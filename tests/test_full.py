@@ -151,7 +151,7 @@ def test_lines_for_which_the_gpu_is_too_small_are_left_out_with_a_sentence(tiny,
 
 
 def test_lines_whose_photos_are_missing_are_named_first_and_left_out(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "missing_photos", lambda items: "celeba is not here" if items[0].run_id in first else "")
+    monkeypatch.setattr(sweep, "missing", lambda items: "celeba is not here" if items[0].run_id in first else "")
     first, made = {full.lines()[0].items[0].run_id}, []
     monkeypatch.setattr(sweep, "run", lambda studies, *_, only, **__: made.append((studies, only)))
     assert full.run(workers=1) == 1

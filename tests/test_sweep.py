@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 import inpaintlib
-from inpaintlib import BadInput
+from inpaintlib import BadInput, pretrained
 from inpaintlib.data import datasets
-from inpaintlib.harness import engine, sweep
+from inpaintlib.harness import engine, runs, sweep
 from inpaintlib.harness.runs import Run
 
 ROOT = inpaintlib.ROOT
@@ -185,7 +185,7 @@ QUICK = "{quick: {runs: [{seed: 1}]}}"
     ("presets", "given", "sentence"),
     [
         ("{quick: {runs: [{ration: 1}]}}", {}, "presets.quick.runs[0]: 10_tiny.ipynb has no parameter 'ration'; did"),
-        ("{quick: {runs: [{}, {ratio: [1, -1]}]}}", {}, "presets.quick.runs[1]: ratio must be in [0, inf], not -1."),
+        ("{quick: {runs: [{}, {ratio: [1, -1]}]}}", {}, "presets.quick.runs[1]: ratio must be at least 0, not -1."),
         ("{quick: {runs: [{seed: 0.5}]}}", {}, "presets.quick.runs[0]: seed must be a whole number, not 0.5."),
         ("{quick: {runs: [{seed: []}]}}", {}, "presets.quick.runs[0].seed is an empty list"),
         ("{quick: {runs: [{}], parameters: {act: no}}}", {}, "presets.quick.parameters: act must be one of"),
@@ -217,7 +217,7 @@ def test_every_mistake_is_named_with_file_and_key_before_anything_starts(study, 
 
 def test_wrong_overrides_workers_studies_and_names(study):
     path = study(QUICK)
-    with pytest.raises(BadInput, match=r"the overrides: 10_tiny\.ipynb has no parameter 'sed'; did you mean 'seed'"):
+    with pytest.raises(BadInput, match=r"^--set sed=1: 10_tiny\.ipynb has no parameter 'sed'; did you mean 'seed'"):
         sweep.run(path, "quick", overrides={"sed": 1})
     with pytest.raises(BadInput, match="workers must be at least 1, not 0"):
         sweep.run(path, "quick", workers=0)
@@ -312,12 +312,22 @@ def test_a_dry_run_lists_what_is_to_do_and_how_long_it_takes(study, capsys):
         (short.folder / "env.json").write_text(json.dumps(beside | more))
         sweep.run(path, "quick", only={"kimg": [4], "seed": [1]}, dry=True)
         assert told in capsys.readouterr().out
-    with pytest.raises(BadInput, match=r"--only: kimg must be in \(0, inf\), not -1"):
+    with pytest.raises(BadInput, match=r"^--only: kimg must be above 0, not -1"):
         sweep.run(path, "quick", only={"kimg": [-1]})
     with pytest.raises(BadInput, match="tiny: no run of the preset has kimg = 7"):
         sweep.run(path, "quick", only={"kimg": [7]})
     with pytest.raises(BadInput, match="tiny: of what --only asks for, no run has kimg = 7"):
         sweep.run(path, "quick", only={"kimg": [4, 7]})
+
+
+def test_a_dry_run_reads_each_run_a_few_times(study, monkeypatch):
+    path = study(f"{{quick: {{runs: [{{seed: {list(range(30))}}}]}}}}")
+    for item in sweep.plan(path, "quick")[:15]:
+        put(item.run, item.parameters)
+    read, count = runs.read_json, []
+    monkeypatch.setattr(runs, "read_json", lambda path: count.append(path) or read(path))
+    sweep.run(path, dry=True)
+    assert 15 < len(count) < 15 * 12
 
 
 def put(run, parameters, seconds=1.0):
@@ -482,7 +492,7 @@ def test_a_dataset_that_is_missing_leaves_out_its_study_and_who_needs_it_alone(s
         text = path.read_text().replace("study: tiny", f"study: {name}").replace("parameters: {}", "")
         path.with_stem(name).write_text(f"{text}{more}\n")
     made = []
-    monkeypatch.setattr(datasets, "check", lambda name: missing() if name == "celeba" else None)
+    monkeypatch.setattr(datasets, "check", lambda name, *_: missing() if name == "celeba" else None)
     monkeypatch.setattr(engine, "sweep", lambda graph, needs, due, *_, **__: made.extend(i.study for i in due) or 0)
 
     def missing():
@@ -495,9 +505,34 @@ def test_a_dataset_that_is_missing_leaves_out_its_study_and_who_needs_it_alone(s
         "left out  after: it needs faces.",
         "left out  far: it needs after.",
     ]
-    with pytest.raises(BadInput, match="the dataset celeba is not here"):
-        sweep.run("far")
+    for dry in (False, True):
+        with pytest.raises(BadInput, match="the dataset celeba is not here"):
+            sweep.run("far", dry=dry)
     assert made == ["tiny"]
+
+
+def test_networks_that_a_preset_needs_are_there_or_fetched_before_anything_starts(study, monkeypatch, capsys):
+    more = 'networks: str = "none"  # to measure with\nstyle_weight: float = 0.0  # of VGG\n'
+    monkeypatch.setitem(globals(), "PARAMETERS", PARAMETERS + more)
+    path, made, fetched = study(QUICK), [], []
+    for name, given in (("faces", "networks: lpips+inception"), ("styles", "style_weight: 2")):
+        text = path.read_text().replace("study: tiny", f"study: {name}").replace("parameters: {}", "")
+        path.with_stem(name).write_text(f"{text}parameters: {{{given}}}\n")
+
+    def fetch(name):
+        fetched.append(name)
+        if name == "inception":
+            raise BadInput("inception.pt is missing.")
+
+    monkeypatch.setattr(pretrained, "fetch", fetch)
+    monkeypatch.setattr(engine, "sweep", lambda graph, needs, due, *_, **__: made.extend(i.study for i in due) or 0)
+    assert sweep.run(["tiny", "faces", "styles"]) == 1
+    assert made == ["tiny", "styles"]
+    assert fetched == ["alexnet", "inception", "vgg16"]
+    assert "left out  faces: inception.pt is missing." in capsys.readouterr().out
+    with pytest.raises(BadInput, match="pt is missing"):
+        sweep.run("faces")
+    assert sweep.run("faces", dry=True) == 0
 
 
 def test_a_disk_too_small_for_the_preset_is_one_sentence_before_it_starts(study, monkeypatch):

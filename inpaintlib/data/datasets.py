@@ -115,6 +115,7 @@ def fetch(name: str, source: str | Path | None = None) -> Path:
     owners give out (saying where to ask and how to point here).
     """
     dataset = _dataset(name)
+    walked.cache_clear()
     if source is not None:
         if name == "demo":
             raise BadInput("demo is the repository's own data/demo: give another folder of photos by its path.")
@@ -133,9 +134,11 @@ def fetch(name: str, source: str | Path | None = None) -> Path:
     return path
 
 
-def check(name: str) -> None:
-    """Raises BadInput as `locate` does, unless photos of that dataset have been prepared: they outlive their source."""
-    if name not in REGISTRY or not any((inpaintlib.DATA / "prepared").glob(f"{name}-*/meta.json")):
+def check(name: str, size: int | None = None, limit: int | None = None) -> None:
+    """Raises BadInput as `locate` does, unless photos of that dataset have been prepared, which outlive their source:
+    of this ``size`` (None: of any) by the dataset's own rule, at most ``limit`` of each split (None: all)."""
+    folder = f"{name}-{size or '*'}-{REGISTRY.get(name, Dataset()).resize}{f'-{limit}' if limit else ''}"
+    if name not in REGISTRY or not any((inpaintlib.DATA / "prepared").glob(f"{folder}/meta.json")):
         locate(name)
 
 
@@ -163,8 +166,8 @@ def listing() -> list[dict]:
         try:
             if path := _find(name):
                 verify(path, name)
-                sizes = _sizes(path)
-                row |= {"state": "here", "photos": len(sizes), "size": sum(sizes.values()), "path": str(path)}
+                sizes = [size for size, _ in _photos(path).values()]
+                row |= {"state": "here", "photos": len(sizes), "size": sum(sizes), "path": str(path)}
         except BadInput as error:
             row["state"] = str(error)
         rows.append(row | {"how": dataset.how})
@@ -177,7 +180,7 @@ def verify(path: Path, name: str) -> None:
     A truncated archive does not open (its table of contents is at its end); each photo's own checksum is checked when
     it is read. The demo photos are compared with the SHA-256 in their manifest.
     """
-    ids = _sizes(path)
+    ids = _photos(path)
     if not ids:
         raise BadInput(f"{path} holds no photos ({', '.join(sorted(EXTENSIONS))}).")
     inside = REGISTRY.get(name, Dataset()).inside
@@ -206,7 +209,7 @@ def members(path: Path, folders: Mapping[str, str] = FOLDERS) -> list[tuple[str 
     "other"). Without, the split is None: ``split_by_content`` decides. Raises BadInput when the folder or archive
     cannot be read.
     """
-    ids, official = sorted(_sizes(path)), _partition(path)
+    ids, official = sorted(_photos(path)), _partition(path)
     parts = {id: PurePosixPath(id).parts for id in ids}
     if official:
         splits = [official.get(parts[id][-1]) for id in ids]
@@ -236,11 +239,12 @@ def read(path: Path, id: str) -> bytes:
 def fingerprint(path: Path) -> str:
     """Changes when the source does: a hash over names, sizes and modification times (of the archive, or of each photo
     and partition file)."""
-    files = [path / id for id in sorted(_sizes(path))] + [path / PARTITION] if path.is_dir() else [path]
+    states = [(path / id, *state) for id, state in sorted(_photos(path).items())] if path.is_dir() else []
+    for file in filter(Path.is_file, (path, path / PARTITION, path.parent / PARTITION)):
+        states.append((file, file.stat().st_size, file.stat().st_mtime_ns))
     digest = hashlib.sha256()
-    for file in filter(Path.exists, [*files, path.parent / PARTITION]):
-        state = file.stat()
-        digest.update(f"{file.relative_to(path.parent)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    for file, size, changed in states:
+        digest.update(f"{file.relative_to(path.parent)}\0{size}\0{changed}\n".encode())
     return digest.hexdigest()
 
 
@@ -248,8 +252,8 @@ def _dataset(name: str) -> Dataset:
     if name in REGISTRY:
         return REGISTRY[name]
     near = difflib.get_close_matches(name, REGISTRY, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise BadInput(f"no dataset {name!r}: {guess}It is one of {', '.join(REGISTRY)}, or a folder or zip of photos.")
+    guess = f"did you mean {near[0]!r}? Or " if near else ""
+    raise BadInput(f"no dataset {name!r}: {guess}choose one of {', '.join(REGISTRY)}, or a folder or zip of photos.")
 
 
 def _find(name: str) -> Path | None:
@@ -311,20 +315,28 @@ def _partition(path: Path) -> dict[str, str]:
         raise BadInput(f"{inside or beside} has lines other than NAME.jpg and 0, 1 or 2: fetch it again.") from error
 
 
-def _sizes(path: Path) -> dict[str, int]:
-    """Every photo of a folder or zip with its size in bytes. Raises BadInput for a name that cannot be an id."""
+def _photos(path: Path) -> dict[str, tuple[int, int]]:
+    """Every photo of a folder or zip: its size in bytes, and in a folder when it was changed. Raises BadInput for a
+    name that cannot be an id."""
     if path.is_dir():
-        sizes = dict(_walk(path, ""))
+        found = walked(path)
     else:
-        sizes = {info.filename: info.file_size for info in _zip(path).infolist() if _is_photo(info.filename)}
-    for id in sizes:
+        found = {info.filename: (info.file_size, 0) for info in _zip(path).infolist() if _is_photo(info.filename)}
+    for id in found:
         if id.splitlines() != [id] or any("\ud800" <= character <= "\udfff" for character in id):
             raise BadInput(f"{path}: the file name {id!r} has a line break or is not UTF-8: rename it.")
-    return sizes
+    return found
 
 
-def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable[tuple[str, int]]:
-    """Every photo below a folder with its size. Raises BadInput for what cannot be read or leads in a circle."""
+@functools.cache
+def walked(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every photo below a folder, as it was when the process first looked; ``walked.cache_clear()``: look again."""
+    return dict(_walk(folder, ""))
+
+
+def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable[tuple[str, tuple[int, int]]]:
+    """Every photo below a folder with its size and when it was changed. Raises BadInput for what cannot be read or
+    leads in a circle."""
     path = folder
     try:
         state = folder.stat()
@@ -336,9 +348,10 @@ def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable
             if entry.is_dir():
                 yield from _walk(path, f"{id}/", above | {here})
             elif _is_photo(id):
-                if not stat.S_ISREG(path.stat().st_mode):
+                found = path.stat()
+                if not stat.S_ISREG(found.st_mode):
                     raise BadInput(f"{path} is a pipe or a device, not a photo: remove it.")
-                yield id, path.stat().st_size
+                yield id, (found.st_size, found.st_mtime_ns)
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be read ({reason(error)}): repair it or move it away.") from error
 

@@ -39,10 +39,15 @@ class Study:
     def there(self) -> set[tuple]:
         return {(item.study, claims.but_seed(item), item.parameters["seed"]) for item in self.planned}
 
+    @functools.cached_property
+    def measured(self) -> list[tuple]:
+        return sweep.measured(self.sweep.study)
+
     def seconds(self, like: Planned) -> float:
         """How long this run took, and so its copy with another seed; where that is not known, others of the preset."""
         if like.run_id not in self.took:
-            known = like.run.seconds_alone or sweep.seconds_of(self.sweep, self.preset, like, self.planned)
+            known = like.run.seconds_alone
+            known = known or sweep.seconds_of(self.sweep, self.preset, like, self.planned, self.measured)
             self.took[like.run_id] = known or math.inf
         return self.took[like.run_id]
 
