@@ -22,6 +22,7 @@ from inpaintlib import BadInput, pretrained
 from inpaintlib.data import datasets
 from inpaintlib.harness import engine, runs, sweep
 from inpaintlib.harness.runs import Run
+from inpaintlib.training import load_checkpoint
 
 ROOT = inpaintlib.ROOT
 PARAMETERS = """
@@ -419,7 +420,7 @@ def test_a_run_that_hangs_fails_alone_and_one_that_others_run_is_waited_for(stud
     seen = []
 
     def let_go():
-        wait_for(lambda: (hung.status(), good.status()) == ("failed", "done"))
+        wait_for(lambda: (hung.status(), good.status()) == ("failed", "done"), 300)
         time.sleep(2)
         seen.extend([other.status(), sweep.status("after").empty])
         other.release()
@@ -467,7 +468,7 @@ def test_a_run_is_made_again_once_however_often_it_is_handed_out(study, schedule
         (item.run.folder / "checkpoint.pt").write_text("of the first time")
 
     def finish():
-        wait_for(lambda: list(lost.folder.glob("starts")) and lost.done)
+        wait_for(lambda: list(lost.folder.glob("starts")) and lost.done, 300)
         (other.folder / "metrics.json").write_text('{"psnr": 2.0, "status": "done"}')
         other.release()
 
@@ -696,15 +697,29 @@ def records(folder):
     return found
 
 
+def saved(folder):
+    """The seconds of the rows in each run's checkpoint; a training that resumes keeps them, one from 0 has others."""
+    found = {}
+    for path in folder.glob("*/runs/*/checkpoint.pt"):
+        with contextlib.suppress(BadInput):  # gone meanwhile
+            found[path.parent] = [row["seconds"] for row in load_checkpoint(path)["rows"]]
+    return found
+
+
 @pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing(tmp_path, kills):
-    """Of sweep, worker, server and run."""
+    """Of sweep, worker, server and run; the first is of a run that has saved, which resumes."""
     arguments = ["dcgan", "--preset", "smoke", "--workers", "2", "--set", "device=cpu"]
     assert start(*arguments, results=tmp_path / "calm").wait(600) == 0
-    chance, process, everyone = random.Random(0), None, set()
+    chance, process, everyone, kept = random.Random(0), None, set(), {}
     while kills:
         if process is None or process.poll() is not None:
             process = start(*arguments, results=tmp_path / "rough")
+        if not kept:
+            run = wait_for(lambda: next(iter(saved(tmp_path / "rough")), None), 300)
+            os.kill(int((run / "running.lock").read_text().split()[1]), signal.SIGKILL)
+            kept, kills = saved(tmp_path / "rough"), kills - 1
+            continue
         if chance.random() < 0.5:  # while runs are executed, else at any moment
             with contextlib.suppress(AssertionError):
                 wait_for(lambda: list(tmp_path.glob("rough/*/runs/*/running.lock")), 30)
@@ -719,14 +734,16 @@ def test_kills_at_random_moments_lose_nothing(tmp_path, kills):
         elif not kills:
             break
         else:  # all was done before a kill: begin again
-            for done in list((tmp_path / "rough").glob("*/runs/*/metrics.json"))[:1]:
-                done.unlink()
+            finished = [path for path in tmp_path.glob("rough/*/runs/*/metrics.json") if path.parent not in kept]
+            finished[0].unlink()
     process.wait(600)
     for _ in range(3):  # what failed since its worker was killed is tried again
         last = start(*arguments, results=tmp_path / "rough")
         if last.wait(600) == 0:
             break
     assert records(tmp_path / "rough") == records(tmp_path / "calm")
+    for run, seconds in kept.items():
+        assert pd.read_csv(run / "history.csv")["seconds"].tolist()[: len(seconds)] == seconds
     wait_for(lambda: not survivors(everyone))
 
 
