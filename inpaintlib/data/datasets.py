@@ -274,9 +274,7 @@ def _find(name: str) -> Path | None:
                 f"points at another copy (or remove its line from {inpaintlib.DATA / 'sources.json'})."
             )
         return Path(source)
-    return next(
-        (inpaintlib.DATA / official for official in dataset.names if (inpaintlib.DATA / official).exists()), None
-    )
+    return next(filter(Path.exists, (inpaintlib.DATA / official for official in dataset.names)), None)
 
 
 def _sources() -> dict[str, str]:

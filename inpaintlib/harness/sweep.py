@@ -317,7 +317,8 @@ def run(
 def start(
     order: list[Sweep], graph: dict[str, list[Planned]], due: list[Planned], workers: int | None, **how: Any
 ) -> int:
-    """``engine.sweep``, but for the studies whose dataset is missing: they are named at the end, and 1 is returned.
+    """``engine.sweep``, but for the studies whose dataset or networks are missing: they are named at the end, and 1 is
+    returned.
 
     Raises BadInput before anything starts where no study is left, a device is missing or the disk is too small.
     """
