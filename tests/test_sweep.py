@@ -718,7 +718,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path, kills):
         if not kept:
             run = wait_for(lambda: next(iter(saved(tmp_path / "rough")), None), 300)
             os.kill(int((run / "running.lock").read_text().split()[1]), signal.SIGKILL)
-            kept, kills = saved(tmp_path / "rough"), kills - 1
+            kept, kills = {run: saved(tmp_path / "rough")[run]}, kills - 1
             continue
         if chance.random() < 0.5:  # while runs are executed, else at any moment
             with contextlib.suppress(AssertionError):
