@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # importing torch takes a second, which the command line and 
     from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("INPAINT_DATA", ROOT / "data"))
-RESULTS = Path(os.environ.get("INPAINT_RESULTS", ROOT / "results"))
+DATA = ROOT / (os.environ.get("INPAINT_DATA") or "data")  # from the root, as kernels work in notebooks/
+RESULTS = ROOT / (os.environ.get("INPAINT_RESULTS") or "results")
 
 Inpainter = Callable[["Tensor", "Tensor"], "Tensor"]
 

@@ -5,7 +5,6 @@ Bad input ends in one sentence and exit status 2, Ctrl-C in 130; a sweep with fa
 """
 
 import argparse
-import os
 import re
 import sys
 import time
@@ -17,8 +16,8 @@ from inpaintlib import ROOT, BadInput
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
-        if not os.environ.get("INPAINT_RESULTS", "results") or inpaintlib.RESULTS.is_file():
-            raise BadInput("INPAINT_RESULTS must name a folder, or not be set: it is empty or names a file")
+        if inpaintlib.RESULTS.is_file():
+            raise BadInput(f"INPAINT_RESULTS must name a folder, or not be set: {inpaintlib.RESULTS} is a file")
         return options.run(options) or 0
     except BadInput as error:
         print(f"inpaintlib: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +31,7 @@ CHUNK = 1 << 20  # bytes
 RETRIES = 4  # reconnections in a row that bring nothing new
 RETRY_WAIT = 2.0  # seconds
 TIMEOUT = 30.0  # seconds without a byte
+HOST = socket.gethostname()
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
@@ -39,7 +41,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
     file is then still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
         with _writing(path, "; what was there before is unchanged"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +65,9 @@ def _writing(path: Path, note: str = "") -> Iterator[None]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """The temporary files of processes that were killed while they wrote ``path``."""
+    """The temporary files of this machine's processes that were killed while they wrote ``path``."""
     for entry in os.scandir(path.parent):
-        leftover = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.tmp", entry.name)
+        leftover = re.fullmatch(rf"\.{re.escape(f'{path.name}.{HOST}')}\.(\d+)-[0-9a-f]{{8}}\.tmp", entry.name)
         if leftover and not psutil.pid_exists(int(leftover[1])):
             with contextlib.suppress(OSError):
                 os.unlink(entry)

@@ -37,13 +37,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from inpaintlib import DATA, RESULTS, BadInput, Inpainter, files, pretrained
+import inpaintlib
+from inpaintlib import BadInput, Inpainter, files, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.methods import classical
 
-FEATURES = DATA / "prepared" / "features"
-TRIVIAL_FILLS = RESULTS / "trivial_fills"
 NETWORKS = ("lpips", "inception")
 TRIVIAL = {"grey": "mid-grey", "mean_colour": "mean colour", "membrane": "membrane", "telea": "Telea"}
 """The fills that no network may lose to: their key in `classical.FILLS` and the name of their arm in tables."""
@@ -345,7 +344,7 @@ def measure_trivial_fills(test_set: TestSet, networks: Sequence[str] = (),
     when it has these ``networks`` and pictures; otherwise all fills are measured again. Several processes may call this
     at once. Raises BadInput as `evaluate` does.
     """
-    folder = TRIVIAL_FILLS / test_set.hash[:16]
+    folder = inpaintlib.RESULTS / "trivial_fills" / test_set.hash[:16]
     kept, there = _read_trivial_fills(folder, test_set)
     if kept and set(networks) <= there:  # without the lock, which who measures with Inception holds for minutes
         return kept
@@ -426,7 +425,7 @@ def _features(network: torch.nn.Module, parts: Iterable[tuple[Tensor, Tensor]]) 
 
 def _truth_features(network, test_set: TestSet, batch: int, device: torch.device) -> dict[str, Tensor]:
     """Features of the true photos, from the disk if they are there."""
-    path = FEATURES / f"{test_set.hash}.pt"
+    path = inpaintlib.DATA / "prepared" / "features" / f"{test_set.hash}.pt"
     try:
         features = torch.load(path, weights_only=True)
         if all(len(features[where]) == len(test_set) for where in ("", "_hole")):

@@ -1,5 +1,6 @@
 """What tests of several methods share: photos of noise, a narrow VGG, small networks, a folder for results."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 import inpaintlib
-from inpaintlib import training
+from inpaintlib import files, training
 from inpaintlib.methods import autoencoder, context_encoder, dcgan, medfe, medfe_released, partial_conv
 from inpaintlib.methods.autoencoder import CAE
 
@@ -84,6 +85,16 @@ def after(settings, steps: int = 1, **options) -> Tensor:
     for step in range(steps):
         method.step(batch(method, step, 2), step)
     return torch.cat([p.detach().flatten() for p in getattr(method, method.state[0]).parameters()])
+
+
+def meanwhile(path, act, other, seconds=0.5) -> None:
+    """Lets another one, who has the lock, write ``path`` after ``act`` has begun; returns when that is done."""
+    thread = threading.Thread(target=act, daemon=True)
+    with files.lock(path):
+        thread.start()
+        thread.join(seconds)
+        other()
+    thread.join(60)
 
 
 @pytest.fixture

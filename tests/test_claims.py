@@ -13,6 +13,7 @@ from inpaintlib.files import read_json, write_json
 from inpaintlib.harness import claims, report, statistics, sweep
 from inpaintlib.harness.claims import CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
 from inpaintlib.harness.tables import Results
+from tests.conftest import meanwhile
 from tests.toy_study import PRESETS, RUNS, Toy
 
 A, B = {"arm": "a"}, {"arm": "b"}
@@ -358,6 +359,14 @@ def test_bad_claims_say_so_and_the_other_rows_still_come_out(toy, change, why):
 def test_a_claim_that_is_no_mapping_does_not_stop_the_others(toy):
     rows = toy.build(claim(), "all is well")
     assert rows["verdict"].tolist() == [REPRODUCED, NOT_TESTED]
+
+
+def test_claims_are_built_when_who_writes_them_is_done(toy):
+    toy.build(claim())
+    path = inpaintlib.RESULTS / "claims.csv"
+    built = path.read_text()
+    meanwhile(path, claims.build, lambda: path.write_text("of another\n"), seconds=3)
+    assert path.read_text() == built
 
 
 def test_runs_of_two_versions_of_the_code_are_said(toy):

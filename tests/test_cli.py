@@ -1,11 +1,14 @@
 """The command line: bad input is one sentence and exit status 2, never a traceback."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import inpaintlib
+from inpaintlib import ROOT
 from inpaintlib.__main__ import duration, main
 
 
@@ -17,10 +20,15 @@ from inpaintlib.__main__ import duration, main
         ("fetch utkface --source /nowhere.zip", "/nowhere.zip"),
         ("prepare demo 0", "size is 0"),
         ("prepare demo 64 --resize stretch", "resize is 'stretch'"),
+        ("fetch nothing", "no dataset 'nothing': choose one of demo, "),
+        ("sweep context_encoder_ratios --set rato=10", "inpaintlib: --set rato=10: 10_context_encoder.ipynb has no"),
+        ("sweep context_encoder_ratios --set size=48 --dry-run", "--set size=48: size must be a power of two, not 48."),
+        ("sweep context_encoder_ratios --set dataset=/nowhere --dry-run", "no folder or zip of photos at /nowhere"),
+        ("sweep context_encoder_ratios --set device=warp --dry-run", "device: 'warp' cannot be used here"),
         ("sweep context_encoder_ratios --preset huge", "there is no preset 'huge'"),
         ("sweep context_encoder_ratio", "did you mean 'context_encoder_ratios'"),
         ("sweep context_encoder_ratios --set rato=3", "has no parameter 'rato'; did you mean 'ratio'?"),
-        ("sweep context_encoder_ratios --set ratio=-1", "ratio must be in [0, inf], not -1"),
+        ("sweep context_encoder_ratios --set ratio=-1", "ratio must be at least 0, not -1"),
         ("sweep context_encoder_ratios --set ratio=much", "ratio must be a number, not 'much'"),
         ("sweep context_encoder_ratios --set ratio", "--set: 'ratio' is not NAME=VALUE"),
         ("sweep context_encoder_ratios --set reconstruction=white", "reconstruction must be one of l2, l1"),
@@ -68,9 +76,16 @@ def test_results_must_be_a_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path / "file")
     assert main(["status"]) == 2
     assert "INPAINT_RESULTS must name a folder" in capsys.readouterr().err
-    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
-    monkeypatch.setenv("INPAINT_RESULTS", "")
-    assert main(["status"]) == 2
+
+
+def test_folders_of_the_environment_are_the_same_wherever_a_process_works():
+    say = "import inpaintlib; print(inpaintlib.DATA, inpaintlib.RESULTS)"
+    for given, meant in (("", ROOT), ("disk", ROOT / "disk"), ("/disk", Path("/disk"))):
+        data, results = (meant, meant) if given else (ROOT / "data", ROOT / "results")
+        env = os.environ | {"INPAINT_DATA": given, "INPAINT_RESULTS": given, "PYTHONPATH": str(ROOT)}
+        for folder in (ROOT, ROOT / "notebooks"):
+            said = subprocess.run([sys.executable, "-c", say], cwd=folder, env=env, capture_output=True, text=True)
+            assert said.stdout.split() == [str(data), str(results)]
 
 
 def test_as_a_process():

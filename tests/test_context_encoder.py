@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import inpaintlib
 from benchmarks.speed import PlainContextEncoder
 from inpaintlib import losses, metrics
 from inpaintlib.data import masks
@@ -207,7 +208,7 @@ class TestStudy:
         assert study.colourfulness(red) == pytest.approx(0.3 * math.hypot(1, 0.5))  # no spread, opponents 1 and 1/2
 
     def test_measured_as_evaluate_does_on_the_inner_hole(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(metrics, "TRIVIAL_FILLS", tmp_path)
+        monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
         method, ids = trainer(SMALL), [str(i) for i in range(4)]
         whole, inner = (TestSet.make("t", photos(), masks.centre(4, 64, hole=side), ids) for side in (32, 24))
         found = study.measure(method, whole, inner_margin=4)

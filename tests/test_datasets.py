@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.data import datasets
 from inpaintlib.files import read_json
+from tests.conftest import meanwhile
 
 
 def jpeg(value=0):
@@ -44,7 +46,7 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DATA", tmp_path / "data")
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -104,6 +106,12 @@ def test_fetch_uses_a_source_in_place_and_remembers_it(tmp_path, data):
         datasets.locate("tiny_imagenet")
 
 
+def test_sources_that_two_give_at_once_are_both_remembered(tmp_path, data):
+    path, sources = make(tmp_path / "subset.zip", TINY), data / "sources.json"
+    meanwhile(sources, lambda: datasets.fetch("tiny_imagenet", path), lambda: sources.write_text('{"celeba": "/c"}'))
+    assert read_json(sources) == {"celeba": "/c", "tiny_imagenet": str(path)}
+
+
 @pytest.mark.parametrize("official", ["UTKFace.zip", "UTKFace"])
 def test_an_official_name_in_data_is_used_in_place(data, official):
     make(data / official, ["UTKFace/1_0_0_1.jpg"])
@@ -151,7 +159,7 @@ def test_what_only_its_owners_give_says_where_to_ask(name):
 @pytest.mark.parametrize(("action", "name", "message"), [
     (datasets.fetch, "celba", r"no dataset 'celba': did you mean 'celeba'\?.*demo, tiny_imagenet"),
     (datasets.check, "dmeo", "no dataset 'dmeo': did you mean 'demo'"),
-    (datasets.locate, "xyzzy", "no dataset 'xyzzy': It is one of"),
+    (datasets.locate, "xyzzy", "no dataset 'xyzzy': choose one of"),
     (datasets.locate, "/nope/photos", "no folder or zip of photos at /nope/photos"),
     (datasets.check, "celeba", "celeba is not here"),
 ])  # fmt: skip
@@ -236,6 +244,10 @@ def test_prepared_photos_outlive_their_source(data):
     (data / "prepared" / "celeba-64-crop").mkdir(parents=True)
     (data / "prepared" / "celeba-64-crop" / "meta.json").touch()
     datasets.check("celeba")
+    datasets.check("celeba", 64)
+    for other in ((128, None), (64, 10)):
+        with pytest.raises(BadInput, match="celeba is not here"):
+            datasets.check("celeba", *other)
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"celeba": 1}'])
@@ -305,5 +317,7 @@ def test_fingerprint_changes_with_the_source(tmp_path):
     assert datasets.fingerprint(folder) in prints
     for change in (lambda: make(folder, ["a.jpg", "c/d.jpg"]), (folder / "b.jpg").unlink):
         change()
+        assert datasets.fingerprint(folder) in prints  # as it was when this process first looked
+        datasets.walked.cache_clear()
         assert datasets.fingerprint(folder) not in prints
         prints.add(datasets.fingerprint(folder))

@@ -9,8 +9,9 @@ from scipy import stats
 from inpaintlib import BadInput
 from inpaintlib.__main__ import main
 from inpaintlib.data import datasets
-from inpaintlib.harness import claims, engine, statistics, sweep
+from inpaintlib.harness import claims, decide, engine, statistics, sweep
 from inpaintlib.harness.tables import Results
+from tests.conftest import meanwhile
 from tests.test_claims import NOISE, A, B, claim
 from tests.toy_study import PRESETS, Toy
 
@@ -45,7 +46,7 @@ def toy(tmp_path, monkeypatch):
         return engine.OK
 
     monkeypatch.setattr(engine, "sweep", execute)
-    monkeypatch.setattr(datasets, "check", lambda name: None)
+    monkeypatch.setattr(datasets, "check", lambda *_: None)
     return found
 
 
@@ -116,6 +117,12 @@ def test_a_second_look_that_was_interrupted_goes_on_and_unfinished_seeds_do_not_
     assert until_decided(capsys)[0] == 0
     assert len(toy.made) == 19
     assert claims.build().set_index("id").loc["NEAR", "n_seeds"] == 17
+
+
+def test_seeds_that_two_add_at_once_are_both_there(toy):
+    like, path = sweep.plan("toy", "quick")[0], toy.results / "toy" / "more_seeds.json"
+    meanwhile(path, lambda: decide._record(like, "quick", 7), lambda: path.write_text('{"night": {"a": [8]}}'))
+    assert json.loads(path.read_text()) == {"night": {"a": [8]}, "quick": {like.run_id: [7]}}
 
 
 def test_runs_that_the_new_ones_need_come_with_the_same_seed(toy, capsys):

@@ -215,13 +215,17 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next_and_a_living_ones_is
         "files.write_json(sys.argv[1], {})"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "metrics.json")], check=False)
-    living = tmp_path / f".metrics.json.{os.getpid()}-01234567.tmp"
-    other = tmp_path / ".params.json.4194305-01234567.tmp"  # of another file, by a process that cannot be
-    living.touch()
-    other.touch()
-    assert len(os.listdir(tmp_path)) == 3
+    assert len(os.listdir(tmp_path)) == 1
+    nobody = "4194305-01234567.tmp"  # a process that cannot be
+    kept = {
+        f".metrics.json.{files.HOST}.{os.getpid()}-01234567.tmp",
+        f".metrics.json.elsewhere.{nobody}",  # whose processes cannot be seen from here
+        f".params.json.{files.HOST}.{nobody}",
+    }
+    for name in (*kept, f".metrics.json.{files.HOST}.{nobody}"):
+        (tmp_path / name).touch()
     files.write_json(tmp_path / "metrics.json", {"psnr": 1})
-    assert sorted(os.listdir(tmp_path)) == sorted(["metrics.json", living.name, other.name])
+    assert set(os.listdir(tmp_path)) == {"metrics.json", *kept}
 
 
 def test_json_is_strict_and_keeps_infinities(tmp_path):

@@ -22,7 +22,7 @@ from PIL import Image
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.data import datasets, masks
+from inpaintlib.data import masks
 from inpaintlib.data.masks import centre, irregular
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.harness import full, pack, runs, sweep
@@ -151,7 +151,7 @@ def test_lines_for_which_the_gpu_is_too_small_are_left_out_with_a_sentence(tiny,
 
 
 def test_lines_whose_photos_are_missing_are_named_first_and_left_out(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "missing_photos", lambda items: "celeba is not here" if items[0].run_id in first else "")
+    monkeypatch.setattr(sweep, "missing", lambda items: "celeba is not here" if items[0].run_id in first else "")
     first, made = {full.lines()[0].items[0].run_id}, []
     monkeypatch.setattr(sweep, "run", lambda studies, *_, only, **__: made.append((studies, only)))
     assert full.run(workers=1) == 1
@@ -205,8 +205,7 @@ def packed(tmp_path, monkeypatch):
     (data / "UTKFace").mkdir(parents=True)
     for i in range(40):
         Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(data / "UTKFace" / f"{i}.png")
-    for module in (inpaintlib, datasets):
-        monkeypatch.setattr(module, "DATA", data)
+    monkeypatch.setattr(inpaintlib, "DATA", data)
     monkeypatch.setattr(pack, "PART", 200_000)
     cells = [nbformat.v4.new_code_cell(PARAMETERS + 'dataset: str = "utkface"\n', metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell(READING)]  # fmt: skip

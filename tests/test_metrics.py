@@ -17,6 +17,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.transforms.functional import pil_to_tensor
 
+import inpaintlib
 from inpaintlib import ROOT, BadInput, files, metrics, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.test_set import TestSet
@@ -35,8 +36,9 @@ def test_set() -> TestSet:
 
 @pytest.fixture(autouse=True)
 def own_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "FEATURES", tmp_path / "features")
-    monkeypatch.setattr(metrics, "TRIVIAL_FILLS", tmp_path / "trivial_fills")
+    (tmp_path / "weights").symlink_to(inpaintlib.DATA / "weights")
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path)
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
     monkeypatch.setattr(pretrained, "classifier", lambda: None)
 
 
@@ -313,7 +315,7 @@ def test_features_of_the_truth_are_computed_once(test_set, monkeypatch):
         MeanColour.calls = 0
         result = metrics.evaluate(mean_fill, test_set, networks=("inception",), batch=5)
         assert MeanColour.calls == calls
-    (metrics.FEATURES / f"{test_set.hash}.pt").write_bytes(b"half a fi")
+    (inpaintlib.DATA / "prepared" / "features" / f"{test_set.hash}.pt").write_bytes(b"half a fi")
     assert metrics.evaluate(mean_fill, test_set, networks=("inception",))["fid"] == pytest.approx(result["fid"])
 
 
@@ -476,7 +478,7 @@ def test_trivial_fills_are_what_evaluate_says_of_them(few):
 def test_trivial_fills_are_measured_once_and_written_to_the_same_bytes(few, monkeypatch):
     calls = counted(monkeypatch)
     first = metrics.measure_trivial_fills(few)
-    folder = metrics.TRIVIAL_FILLS / few.hash[:16]
+    folder = inpaintlib.RESULTS / "trivial_fills" / few.hash[:16]
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sorted(content) == ["metrics.json", "per_image.csv.gz"]
     assert metrics.measure_trivial_fills(few) == first
@@ -493,7 +495,7 @@ def test_trivial_fills_are_measured_once_and_written_to_the_same_bytes(few, monk
 
 def test_kept_trivial_fills_do_not_wait_for_who_measures_them_with_more_networks(few):
     found = [metrics.measure_trivial_fills(few)]
-    with files.lock(metrics.TRIVIAL_FILLS / few.hash[:16]):
+    with files.lock(inpaintlib.RESULTS / "trivial_fills" / few.hash[:16]):
         reader = threading.Thread(target=lambda: found.append(metrics.measure_trivial_fills(few)), daemon=True)
         reader.start()
         reader.join(30)

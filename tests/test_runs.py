@@ -87,16 +87,16 @@ def test_check_completes_and_converts(notebook, given, becomes):
         ({"ratio": "100"}, "ratio must be a number, not '100'."),
         ({"ratio": True}, "ratio must be a number, not True."),
         ({"ratio": None}, "ratio must be a number, not None."),
-        ({"ratio": -1}, "ratio must be in [0, inf], not -1."),
+        ({"ratio": -1}, "ratio must be at least 0, not -1."),
         ({"ratio": math.nan}, "ratio must be a number, not NaN."),
         ({"lr": "1e-4"}, "lr must be a number, not '1e-4'."),
         ({"lr": 10**400}, "lr must be a number, not 1000"),
         ({"seed": 99999999999999999999}, "seed must fit into 64 bits, not be 99999999999999999999."),
-        ({"lr": 0}, "lr must be in (0, 1), not 0."),
-        ({"lr": 1}, "lr must be in (0, 1), not 1."),
+        ({"lr": 0}, "lr must be above 0 and below 1, not 0."),
+        ({"lr": 1}, "lr must be above 0 and below 1, not 1."),
         ({"seed": True}, "seed must be a whole number, not True."),
         ({"seed": 1.0}, "seed must be a whole number, not 1.0."),
-        ({"seed": -1}, "seed must be in [0, inf), not -1."),
+        ({"seed": -1}, "seed must be at least 0, not -1."),
         ({"flip": 1}, "flip must be true or false, not 1."),
         ({"norm": "l3"}, "norm must be one of l1, l2, not 'l3'."),
         ({"norm": ["l1"]}, "norm must be text, not ['l1']."),
@@ -126,6 +126,19 @@ def test_a_parameters_cell_holds_annotated_scalars_only(tmp_path, cell, sentence
     with pytest.raises(BadInput) as refusal:
         notebook_parameters(write_notebook(tmp_path / "a.ipynb", cell))
     assert sentence in str(refusal.value)
+
+
+def test_bounds_are_said_in_words_and_a_power_of_two_is_asked_for(tmp_path):
+    cell = "size: int = 64  # px, a power of two [16, 1024]\nlr: float = 1.0  # rate (0, inf)\n"
+    path = write_notebook(tmp_path / "a.ipynb", cell)
+    for wrong, sentence in (
+        ({"size": 8}, "size must be at least 16 and at most 1024, not 8."),
+        ({"size": 48}, "size must be a power of two, not 48."),
+        ({"lr": 0}, "lr must be above 0, not 0."),
+    ):
+        with pytest.raises(BadInput) as refusal:
+            check(path, wrong)
+        assert str(refusal.value) == sentence
 
 
 def test_notebooks_that_are_none(tmp_path):
@@ -195,6 +208,33 @@ def test_a_run_from_start_to_finish(notebook):
     assert run.picture("evolution.gif") == run.folder / "evolution.gif"
 
 
+def test_the_commit_of_a_run_says_where_the_code_differs_from_it(tmp_path, monkeypatch):
+    def commit():
+        runs.git_commit.cache_clear()
+        return runs.git_commit()
+
+    monkeypatch.setattr(inpaintlib, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit() == "unknown"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for name in ("code.py", "10.ipynb", "text.md"):
+        (tmp_path / name).write_text("1")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "1"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{40}", clean)
+    for name in ("text.md", "new.py"):
+        (tmp_path / name).write_text("2")
+    assert commit() == clean
+    for name in ("code.py", "10.ipynb"):
+        (tmp_path / name).write_text("2")
+        assert runs.git_commit() == clean  # what this process has imported is as it was
+        assert commit() == f"{clean}-dirty"
+        (tmp_path / name).write_text("1")
+        assert commit() == clean
+    runs.git_commit.cache_clear()
+
+
 def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch):
     run = Run.start(notebook, namespace())
 
@@ -252,7 +292,7 @@ def test_find_and_load_table(notebook):
 def test_start_names_what_is_wrong(notebook):
     with pytest.raises(BadInput, match="seed is not defined; execute the cell tagged parameters first"):
         Run.start(notebook, {name: value for name, value in namespace().items() if name != "seed"})
-    with pytest.raises(BadInput, match="ratio must be in"):
+    with pytest.raises(BadInput, match="ratio must be at least 0"):
         Run.start(notebook, namespace(ratio=-1))
     with pytest.raises(BadInput, match="run_id must be made of letters"):
         Run.start(notebook, namespace(run_id="../elsewhere"))
@@ -326,6 +366,20 @@ def test_a_process_that_ends_gives_up_its_run(notebook, hold):
     run = Run.start(notebook, namespace())
     run.release()
     hold(run).communicate("")
+    assert run.status() == "unfinished"
+
+
+def test_who_looks_just_as_a_run_is_let_go_leaves_no_lock(notebook, monkeypatch):
+    run, lock = Run.start(notebook, namespace()), runs.FileLock
+    run.release()
+    (run.folder / "running.lock").write_text("process 1 on another")
+
+    def once_it_is_let_go(*path, **options):
+        (run.folder / "running.lock").unlink()
+        return lock(*path, **options)
+
+    monkeypatch.setattr(runs, "FileLock", once_it_is_let_go)
+    assert not run.held
     assert run.status() == "unfinished"
 
 

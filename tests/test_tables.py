@@ -9,6 +9,7 @@ import pytest
 from inpaintlib import BadInput, metrics
 from inpaintlib.harness import statistics, sweep, tables
 from inpaintlib.harness.tables import Results
+from tests.conftest import meanwhile
 from tests.toy_study import Toy
 
 A, B = {"arm": "a"}, {"arm": "b"}
@@ -206,10 +207,22 @@ def test_infinite_ratios_are_written_as_inf(toy):
 
 def test_runs_of_two_versions_of_the_code_are_said_in_the_table(toy):
     toy.finish("quick", psnr, skip=lambda p: p["seed"] > 0, commit="1" * 40)
-    toy.finish("quick", psnr, skip=lambda p: p["seed"] == 0, commit="2" * 40)
+    toy.finish("quick", psnr, skip=lambda p: p["seed"] == 0, commit="2" * 40 + "-dirty")
     results = Results("toy", "quick")
     results.write(results.tidy(["arm", "ratio"]), "text")
-    assert "2 versions of the code (11111111, 22222222)" in (results.folder / "table.md").read_text()
+    assert "2 versions of the code (11111111, 22222222-dirty)" in (results.folder / "table.md").read_text()
+
+
+def test_tables_and_sections_that_two_write_at_once_are_both_there(tmp_path):
+    rows, path, text = (
+        pd.DataFrame({"preset": ["quick"], "value": [1.0]}),
+        tmp_path / "table.csv",
+        tmp_path / "table.md",
+    )
+    meanwhile(path, lambda: tables.merge(rows, path, "quick"), lambda: path.write_text("preset,value\nnight,2\n"))
+    assert path.read_text() == "preset,value\nquick,1\nnight,2\n"
+    meanwhile(text, lambda: tables.write_section(text, "a", "of a"), lambda: text.write_text("# t\n\n## b\n\nof b\n"))
+    assert {"## a", "## b", "of a", "of b"} <= set(text.read_text().splitlines())
 
 
 def test_presets_have_an_order():

@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from torchvision.datasets import CelebA
 from torchvision.datasets.utils import download_file_from_google_drive
 
-from inpaintlib import DATA, ROOT, BadInput
-from inpaintlib.files import download, read_json, reason, sha256, write_json
+import inpaintlib
+from inpaintlib import ROOT, BadInput
+from inpaintlib.files import download, lock, read_json, reason, sha256, write_json
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 FOLDERS = {
@@ -114,26 +115,30 @@ def fetch(name: str, source: str | Path | None = None) -> Path:
     owners give out (saying where to ask and how to point here).
     """
     dataset = _dataset(name)
+    walked.cache_clear()
     if source is not None:
         if name == "demo":
             raise BadInput("demo is the repository's own data/demo: give another folder of photos by its path.")
         path = Path(source).expanduser().resolve()
         verify(path, name)
-        write_json(DATA / "sources.json", _sources() | {name: str(path)})
+        with lock(inpaintlib.DATA / "sources.json"):
+            write_json(inpaintlib.DATA / "sources.json", _sources() | {name: str(path)})
         return path
     path = _find(name)
     if path is None and name == "celeba":
-        _download_celeba(DATA / "celeba")
-    elif dataset.url and path in (None, DATA / dataset.names[0]):  # what lies there may be another file
-        download(dataset.url, DATA / dataset.names[0], md5=dataset.md5)
+        _download_celeba(inpaintlib.DATA / "celeba")
+    elif dataset.url and path in (None, inpaintlib.DATA / dataset.names[0]):  # what lies there may be another file
+        download(dataset.url, inpaintlib.DATA / dataset.names[0], md5=dataset.md5)
     path = locate(name)
     verify(path, name)
     return path
 
 
-def check(name: str) -> None:
-    """Raises BadInput as `locate` does, unless photos of that dataset have been prepared: they outlive their source."""
-    if name not in REGISTRY or not any((DATA / "prepared").glob(f"{name}-*/meta.json")):
+def check(name: str, size: int | None = None, limit: int | None = None) -> None:
+    """Raises BadInput as `locate` does, unless photos of that dataset have been prepared, which outlive their source:
+    of this ``size`` (None: of any) by the dataset's own rule, at most ``limit`` of each split (None: all)."""
+    folder = f"{name}-{size or '*'}-{REGISTRY.get(name, Dataset()).resize}{f'-{limit}' if limit else ''}"
+    if name not in REGISTRY or not any((inpaintlib.DATA / "prepared").glob(f"{folder}/meta.json")):
         locate(name)
 
 
@@ -161,8 +166,8 @@ def listing() -> list[dict]:
         try:
             if path := _find(name):
                 verify(path, name)
-                sizes = _sizes(path)
-                row |= {"state": "here", "photos": len(sizes), "size": sum(sizes.values()), "path": str(path)}
+                sizes = [size for size, _ in _photos(path).values()]
+                row |= {"state": "here", "photos": len(sizes), "size": sum(sizes), "path": str(path)}
         except BadInput as error:
             row["state"] = str(error)
         rows.append(row | {"how": dataset.how})
@@ -175,7 +180,7 @@ def verify(path: Path, name: str) -> None:
     A truncated archive does not open (its table of contents is at its end); each photo's own checksum is checked when
     it is read. The demo photos are compared with the SHA-256 in their manifest.
     """
-    ids = _sizes(path)
+    ids = _photos(path)
     if not ids:
         raise BadInput(f"{path} holds no photos ({', '.join(sorted(EXTENSIONS))}).")
     inside = REGISTRY.get(name, Dataset()).inside
@@ -204,7 +209,7 @@ def members(path: Path, folders: Mapping[str, str] = FOLDERS) -> list[tuple[str 
     "other"). Without, the split is None: ``split_by_content`` decides. Raises BadInput when the folder or archive
     cannot be read.
     """
-    ids, official = sorted(_sizes(path)), _partition(path)
+    ids, official = sorted(_photos(path)), _partition(path)
     parts = {id: PurePosixPath(id).parts for id in ids}
     if official:
         splits = [official.get(parts[id][-1]) for id in ids]
@@ -234,11 +239,12 @@ def read(path: Path, id: str) -> bytes:
 def fingerprint(path: Path) -> str:
     """Changes when the source does: a hash over names, sizes and modification times (of the archive, or of each photo
     and partition file)."""
-    files = [path / id for id in sorted(_sizes(path))] + [path / PARTITION] if path.is_dir() else [path]
+    states = [(path / id, *state) for id, state in sorted(_photos(path).items())] if path.is_dir() else []
+    for file in filter(Path.is_file, (path, path / PARTITION, path.parent / PARTITION)):
+        states.append((file, file.stat().st_size, file.stat().st_mtime_ns))
     digest = hashlib.sha256()
-    for file in filter(Path.exists, [*files, path.parent / PARTITION]):
-        state = file.stat()
-        digest.update(f"{file.relative_to(path.parent)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    for file, size, changed in states:
+        digest.update(f"{file.relative_to(path.parent)}\0{size}\0{changed}\n".encode())
     return digest.hexdigest()
 
 
@@ -246,8 +252,8 @@ def _dataset(name: str) -> Dataset:
     if name in REGISTRY:
         return REGISTRY[name]
     near = difflib.get_close_matches(name, REGISTRY, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    raise BadInput(f"no dataset {name!r}: {guess}It is one of {', '.join(REGISTRY)}, or a folder or zip of photos.")
+    guess = f"did you mean {near[0]!r}? Or " if near else ""
+    raise BadInput(f"no dataset {name!r}: {guess}choose one of {', '.join(REGISTRY)}, or a folder or zip of photos.")
 
 
 def _find(name: str) -> Path | None:
@@ -265,14 +271,14 @@ def _find(name: str) -> Path | None:
         if not Path(source).exists():
             raise BadInput(
                 f"{name} was at {source}, which is gone: python -m inpaintlib fetch {name} --source FOLDER_OR_ZIP "
-                f"points at another copy (or remove its line from {DATA / 'sources.json'})."
+                f"points at another copy (or remove its line from {inpaintlib.DATA / 'sources.json'})."
             )
         return Path(source)
-    return next((DATA / official for official in dataset.names if (DATA / official).exists()), None)
+    return next(filter(Path.exists, (inpaintlib.DATA / official for official in dataset.names)), None)
 
 
 def _sources() -> dict[str, str]:
-    path = DATA / "sources.json"
+    path = inpaintlib.DATA / "sources.json"
     sources = read_json(path) if path.exists() else {}
     if not isinstance(sources, dict) or not all(isinstance(source, str) for source in sources.values()):
         raise BadInput(f"{path} is no object of names and paths: delete it, then fetch what you have with --source.")
@@ -307,20 +313,28 @@ def _partition(path: Path) -> dict[str, str]:
         raise BadInput(f"{inside or beside} has lines other than NAME.jpg and 0, 1 or 2: fetch it again.") from error
 
 
-def _sizes(path: Path) -> dict[str, int]:
-    """Every photo of a folder or zip with its size in bytes. Raises BadInput for a name that cannot be an id."""
+def _photos(path: Path) -> dict[str, tuple[int, int]]:
+    """Every photo of a folder or zip: its size in bytes, and in a folder when it was changed. Raises BadInput for a
+    name that cannot be an id."""
     if path.is_dir():
-        sizes = dict(_walk(path, ""))
+        found = walked(path)
     else:
-        sizes = {info.filename: info.file_size for info in _zip(path).infolist() if _is_photo(info.filename)}
-    for id in sizes:
+        found = {info.filename: (info.file_size, 0) for info in _zip(path).infolist() if _is_photo(info.filename)}
+    for id in found:
         if id.splitlines() != [id] or any("\ud800" <= character <= "\udfff" for character in id):
             raise BadInput(f"{path}: the file name {id!r} has a line break or is not UTF-8: rename it.")
-    return sizes
+    return found
 
 
-def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable[tuple[str, int]]:
-    """Every photo below a folder with its size. Raises BadInput for what cannot be read or leads in a circle."""
+@functools.cache
+def walked(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every photo below a folder, as it was when the process first looked; ``walked.cache_clear()``: look again."""
+    return dict(_walk(folder, ""))
+
+
+def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable[tuple[str, tuple[int, int]]]:
+    """Every photo below a folder with its size and when it was changed. Raises BadInput for what cannot be read or
+    leads in a circle."""
     path = folder
     try:
         state = folder.stat()
@@ -332,9 +346,10 @@ def _walk(folder: Path, prefix: str, above: frozenset = frozenset()) -> Iterable
             if entry.is_dir():
                 yield from _walk(path, f"{id}/", above | {here})
             elif _is_photo(id):
-                if not stat.S_ISREG(path.stat().st_mode):
+                found = path.stat()
+                if not stat.S_ISREG(found.st_mode):
                     raise BadInput(f"{path} is a pipe or a device, not a photo: remove it.")
-                yield id, path.stat().st_size
+                yield id, (found.st_size, found.st_mtime_ns)
     except OSError as error:
         raise BadInput(f"{str(path)!r} cannot be read ({reason(error)}): repair it or move it away.") from error
 

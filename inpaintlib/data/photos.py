@@ -25,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
+import inpaintlib
 from inpaintlib import ROOT, BadInput
 from inpaintlib.data import datasets
 from inpaintlib.files import lock, read_json, reason, write_atomically, write_json
@@ -116,7 +117,8 @@ class Prepared:
 def load(dataset: str, size: int, split: str, resize: str | None = None, limit: int | None = None) -> Photos:
     """The photos of a split ("train" or "test"), prepared now if they are not yet; arguments as in ``prepare``.
 
-    Prepared photos outlive their source. Raises BadInput when the dataset is not here or cannot be prepared.
+    Prepared photos outlive their source, which a process looks at once. Raises BadInput when the dataset is not here or
+    cannot be prepared.
     """
     task = _Task.check(dataset, size, resize, limit)
     done = task.done()
@@ -144,6 +146,7 @@ def prepare(dataset: str, size: int, resize: str | None = None, *, limit: int | 
     Raises BadInput for unreadable photos, which it names and counts, unless ``skip_bad``; for a bad parameter, a
     source that is not here, and a full disk.
     """
+    datasets.walked.cache_clear()
     task = _Task.check(dataset, size, resize, limit)
     if task.source is None:
         datasets.locate(dataset)  # says what is missing
@@ -177,7 +180,7 @@ class _Task(NamedTuple):
             missing = error
         if source and dataset not in datasets.REGISTRY:
             name = f"{source.stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:6]}"
-        folder = datasets.DATA / "prepared" / f"{name}-{size}-{rule}{f'-{limit}' if limit else ''}"
+        folder = inpaintlib.DATA / "prepared" / f"{name}-{size}-{rule}{f'-{limit}' if limit else ''}"
         task = cls(dataset, source, folder, size, rule, limit)
         if missing and not task.done():
             raise missing
@@ -190,9 +193,9 @@ class _Task(NamedTuple):
 
 def _prepare(task: _Task, skip_bad: bool) -> Prepared:
     dataset, source, folder, size, rule, limit = task
+    datasets.verify(source, dataset)
+    state = {"format": FORMAT, "fingerprint": datasets.fingerprint(source)}
     with lock(folder):
-        datasets.verify(source, dataset)
-        state = {"format": FORMAT, "fingerprint": datasets.fingerprint(source)}
         done = task.done()
         if done is None or any(done.meta.get(key) != value for key, value in state.items()):
             shutil.rmtree(folder, ignore_errors=True)

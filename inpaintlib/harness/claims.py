@@ -214,7 +214,7 @@ def _where_from(claim: dict, results: Results, ours: float) -> dict:
     codes = {tables.version(results.study, name) for name in rows["run_id"]}
     counts = {"n_photos": int(rows["n_photos"].iloc[0]), "n_pictures": tables.n_pictures(rows.iloc[0], results)}
     counts |= {"test_set": hashes.pop() if len(hashes) == 1 else "several"}
-    return counts | {"computed": codes.pop()[:10] if len(codes) == 1 else "several",
+    return counts | {"computed": tables.short(codes.pop(), 10) if len(codes) == 1 else "several",
                      "machines": sorted({tables.machine(results.study, name) for name in rows["run_id"]}),
                      "mixed": _mixed(own, results.study) if len(own) == len(found) == 2 else "",
                      "below_trivial": None if math.isnan(ours) else _below_trivial(found, results)}  # fmt: skip
@@ -289,8 +289,9 @@ def studies() -> list[str]:
 
 def build() -> pd.DataFrame:
     """Makes claims.csv and claims.md from all runs in results/; returns the rows."""
-    found = {study: study_rows(study, presets_of(study)) for study in studies()}
-    return _save(pd.concat(found.values(), ignore_index=True))
+    with lock(inpaintlib.RESULTS / "claims.csv"):
+        found = {study: study_rows(study, presets_of(study)) for study in studies()}
+        return _save(pd.concat(found.values(), ignore_index=True))
 
 
 def presets_of(study: str) -> list[str]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import read_json, write_json
+from inpaintlib.files import lock, read_json, write_json
 from inpaintlib.harness import claims, engine, sweep
 from inpaintlib.harness.runs import Planned
 from inpaintlib.harness.verdicts import UNDECIDED
@@ -39,10 +39,15 @@ class Study:
     def there(self) -> set[tuple]:
         return {(item.study, claims.but_seed(item), item.parameters["seed"]) for item in self.planned}
 
+    @functools.cached_property
+    def measured(self) -> list[tuple]:
+        return sweep.measured(self.sweep.study)
+
     def seconds(self, like: Planned) -> float:
         """How long this run took, and so its copy with another seed; where that is not known, others of the preset."""
         if like.run_id not in self.took:
-            known = like.run.seconds_alone or sweep.seconds_of(self.sweep, self.preset, like, self.planned)
+            known = like.run.seconds_alone
+            known = known or sweep.seconds_of(self.sweep, self.preset, like, self.planned, self.measured)
             self.took[like.run_id] = known or math.inf
         return self.took[like.run_id]
 
@@ -124,10 +129,11 @@ def _with_needs(graph: dict[str, Study], like: list[Planned], study: str, seed: 
 
 def _record(like: Planned, preset: str, seed: int) -> None:
     path = inpaintlib.RESULTS / like.study / "more_seeds.json"
-    found = read_json(path) if path.exists() else {}
-    seeds = found.setdefault(preset, {}).setdefault(like.run_id, [])
-    seeds += [seed] * (seed not in seeds)
-    write_json(path, found)
+    with lock(path):
+        found = read_json(path) if path.exists() else {}
+        seeds = found.setdefault(preset, {}).setdefault(like.run_id, [])
+        seeds += [seed] * (seed not in seeds)
+        write_json(path, found)
 
 
 def _say(rows: pd.DataFrame) -> None:

@@ -1,9 +1,9 @@
 """Executing runs: Dask hands them out; each is one notebook in a process of its own.
 
-A Dask worker takes one run at a time. It forks the run's process from a server that has imported what notebooks
-import, so a run starts at once, knows nothing of the run before, and gives all its memory back. Whoever is killed takes
-his children along: a run's process ends with its worker, and a worker with the sweep or its scheduler. The scheduler
-gives the run of a lost worker to another one, where it resumes from its checkpoint.
+A Dask worker takes one run at a time. It forks the run's process from a server that has imported the whole package, so
+a run starts at once with one version of the code, knows nothing of the run before, and gives all its memory back.
+Whoever is killed takes his children along: a run's process ends with its worker, and a worker with the sweep or its
+scheduler. The scheduler gives the run of a lost worker to another one, where it resumes from its checkpoint.
 """
 
 import contextlib
@@ -30,33 +30,36 @@ from tqdm import tqdm
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.harness.runs import Planned, Run, RunningElsewhere, last_line
+from inpaintlib.harness.runs import Planned, Run, RunningElsewhere, git_commit, last_line
 
-WARM = ["inpaintlib.harness.notebook", "inpaintlib.harness.figures", "inpaintlib.metrics", "inpaintlib.data.photos",
-        "torchvision", "torchmetrics", "scipy.stats", "skimage.metrics", "cv2"]  # fmt: skip
 GRACE = 30.0  # seconds that an interrupted run has to reach its next checkpoint
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)  # both are Ctrl-C to a sweep
 OK, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses of a sweep
 ELSEWHERE = 75  # exit status of a process that found its run in another's hands
-SOURCES = sorted(Path(inpaintlib.__file__).parent.rglob("*.py"))
+PACKAGE = Path(inpaintlib.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()  # as this process has imported it
+git_commit()  # now, as edits may follow; a forked run keeps the answer
+MODULES = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in SOURCES]
+WARM = [*(name.removesuffix(".__init__") for name in MODULES), "skimage.metrics"]
 
 
 @dataclass(frozen=True)
 class Job:
     """All that a worker must know of a run. ``threads`` None: as many as the worker's environment says; ``limit``:
-    seconds after which the run counts as hung; ``afresh``: even where it is done, and from its beginning."""
+    seconds after which the run counts as hung; ``instead``: the ``Run.outcome`` in whose place the run is made again,
+    from its beginning; where it has another by then, only what is unfinished is done."""
 
     item: Planned
     results: Path
     data: Path
     threads: int | None = None
     limit: float | None = None
-    afresh: bool = False
+    instead: tuple | None = None
 
 
-def execute(job: Job, *after: Any) -> str:
-    """The Dask task, started after the tasks whose results are ``after``: execute the run; return its status."""
+def execute(job: Job) -> str:
+    """The Dask task: execute the run; return its status, or "elsewhere" where another process has it."""
     from distributed import get_worker
 
     inpaintlib.RESULTS, worker = job.results, get_worker()
@@ -64,8 +67,7 @@ def execute(job: Job, *after: Any) -> str:
     state, key = worker.state, worker.get_current_task()
     multiprocessing.current_process()._config["daemon"] = False  # Dask's workers are, and then may not have children
     process = _context().Process(target=_work, args=(job,))
-    with _handling(signal.SIG_IGN, signal.SIGINT):
-        process.start()
+    process.start()
     end, stopped = time.monotonic() + (job.limit or float("inf")), ""
     while process.is_alive() and not stopped:
         process.join(0.2)
@@ -124,8 +126,8 @@ def _work(job: Job) -> None:
     except RunningElsewhere:
         sys.exit(ELSEWHERE)
     with contextlib.suppress(KeyboardInterrupt):
-        if job.afresh:
-            for name in ("metrics.json", "checkpoint.pt"):
+        if job.instead == run.outcome:
+            for name in ("checkpoint.pt", "metrics.json"):  # in this order: killed in between, it is done again
                 (run.folder / name).unlink(missing_ok=True)
         if not run.done:
             _execute(job, run)
@@ -193,22 +195,18 @@ def sweep(
     Returns 0 when all runs are done (or time was up and none failed), 1 when some are not, 130 when interrupted.
     """
     planned = [item for items in graph.values() for item in items]
-    elsewhere = [item for item in due if item.run.held]
-    for item in elsewhere:
-        tqdm.write(f"skipped   {item.run_id}  another process is running it")
-    if len(planned) > len(due):
-        tqdm.write(f"{len(planned) - len(due)} of {len(planned)} runs were done before")
-    due = [item for item in due if item not in elsewhere]
+    if before := sum(item.run.done for item in planned if item not in due):
+        tqdm.write(f"{before} of {len(planned)} runs were done before")
     workers = workers or default_workers()
     threads = None if scheduler else max(1, _cores() // workers)  # however few are due: other threads, other sums
-    job = Job(None, inpaintlib.RESULTS.resolve(), inpaintlib.DATA.resolve(), limit=run_time_limit, afresh=afresh)
+    job = Job(None, inpaintlib.RESULTS.resolve(), inpaintlib.DATA.resolve(), threads, run_time_limit)
+    tasks = [replace(job, item=item, instead=item.run.outcome if afresh else None) for item in due]
     end = time.monotonic() + (time_limit - min(GRACE + 15, time_limit / 4) if time_limit else float("inf"))
     ended, before = "", _progress(due)
     if due:
-        with cluster(scheduler, min(workers, len(due)), job.results) as (client, slots):
-            futures = _submit(client, graph, needs, due, replace(job, threads=threads), slots)
-            with tqdm(total=len(planned), initial=len(planned) - len(due), unit="run", disable=None) as bar:
-                ended = _watch(client, futures, end, bar)
+        bar = tqdm(total=len(planned), initial=len(planned) - len(due), unit="run", disable=None)
+        with cluster(scheduler, min(workers, len(due)), job.results) as (client, slots), bar:
+            ended = _watch(client, tasks, needs, slots, end, bar)
     done = sum(item.run.done for item in planned)
     failed = any(item.run.status() in ("failed", "damaged") for item in planned)
     if ended:
@@ -226,51 +224,56 @@ def _progress(items: list[Planned]) -> list[float]:
     return [path.stat().st_mtime if path.exists() else 0.0 for path in paths]
 
 
-def _submit(
-    client: Any, graph: dict, needs: dict, due: list[Planned], job: Job, slots: dict[str, float]
-) -> dict[Any, Planned]:
-    """One task a run, after all tasks of the studies that its own needs."""
-    futures, tasks, token = {}, {}, uuid.uuid4().hex[:8]
-    for study, items in graph.items():
-        after, tasks[study] = [future for need in needs[study] for future in tasks[need]], []
-        for item in (item for item in items if item in due):
-            key = f"{study}-{item.run_id[-6:]}-{token}"
-            future = client.submit(execute, replace(job, item=item), *after, key=key, resources=slots)
-            tasks[study].append(future)
-            futures[future] = item
-    return futures
-
-
-def _watch(client: Any, futures: dict[Any, Planned], end: float, bar: tqdm) -> str:
-    """Report what is finished until all is, or until something else ends the sweep: that is returned."""
-    waiting, ended = set(futures), ""
+def _watch(
+    client: Any, tasks: list[Job], needs: dict[str, tuple[str, ...]], slots: dict[str, float], end: float, bar: tqdm
+) -> str:
+    """Hand out each run once all of the studies that its own needs have ended and no other process has it; report
+    what is finished until all is, or until something else ends the sweep: that is returned."""
+    waiting, running, told, ended = tasks, {}, set(), ""
     try:
         with _handling(signal.default_int_handler, *INTERRUPTS):
-            while waiting and not ended:
-                for future in [future for future in waiting if future.done()]:
-                    waiting.remove(future)
-                    _report(future, futures[future], bar)
+            while (waiting or running) and not ended:
+                for future in [future for future in running if future.done()]:
+                    job = running.pop(future)
+                    if future.status == "finished" and future.result() == "elsewhere":
+                        waiting.append(job)
+                    else:
+                        _report(future, job.item, bar)
+                busy = {job.item.study for job in (*waiting, *running.values())}
+                free = [job for job in waiting if busy.isdisjoint(needs[job.item.study]) and not _held(job.item, told)]
+                waiting = [job for job in waiting if job not in free]
+                for job in free:
+                    key = f"{job.item.study}-{job.item.run_id[-6:]}-{uuid.uuid4().hex[:8]}"
+                    running[client.submit(execute, job, key=key, resources=slots)] = job
                 time.sleep(0.5)
                 if time.monotonic() > end:
                     ended = "Time is up"
                 elif client.status not in ("running", "connecting"):
                     ended = "The scheduler is gone"
-            return ended if waiting else ""
+            return ended if waiting or running else ""
     except KeyboardInterrupt:
         ended = "Interrupted"
         return ended
     finally:
-        if waiting and ended:
-            _stop_all(client, waiting, [futures[future] for future in waiting])
+        if running and ended:
+            _stop_all(client, running)
 
 
-def _stop_all(client: Any, waiting: set, items: list[Planned]) -> None:
-    """Cancel what waits, and give what runs time to reach a checkpoint; a second Ctrl-C takes that away."""
+def _held(item: Planned, told: set[str]) -> bool:
+    """Whether another process has the run; said once."""
+    if (held := item.run.held) and item.run_id not in told:
+        told.add(item.run_id)
+        tqdm.write(f"waiting   {item.study} {item.run_id}  another process is running it")
+    return held
+
+
+def _stop_all(client: Any, running: dict[Any, Job]) -> None:
+    """Cancel all, and give what runs time to reach a checkpoint; a second Ctrl-C takes that away."""
     with contextlib.suppress(KeyboardInterrupt, OSError), _handling(signal.default_int_handler, *INTERRUPTS):
         tqdm.write("Stopping at the next checkpoints; press Ctrl-C once more not to wait for them.")
-        client.cancel(list(waiting), force=True)
+        client.cancel(list(running), force=True)
         end = time.monotonic() + GRACE
-        while any(item.run.held for item in items) and time.monotonic() < end:
+        while any(job.item.run.held for job in running.values()) and time.monotonic() < end:
             time.sleep(0.1)
 
 
@@ -278,7 +281,7 @@ def _report(future: Any, item: Planned, bar: tqdm) -> None:
     if future.status != "finished":  # its workers died again and again, or it was taken from the scheduler
         with contextlib.suppress(BadInput):
             item.run.fail(f"WorkerDied: {future.exception() if future.status == 'error' else future.status}")
-    state = "elsewhere" if future.status == "finished" and future.result() == "elsewhere" else item.run.status()
+    state = item.run.status()
     why = f"  {last_line(item.run.folder / 'error.txt')} (see {item.run.folder})" if state == "failed" else ""
     tqdm.write(f"{state:9} {item.study} {item.run_id}  {item.run.seconds:.0f} s{why}")
     bar.update()

@@ -84,7 +84,7 @@ def run(time_limit: float | None = None, workers: int | None = None, dry: bool =
         print(f"\n{table['minutes'].sum():.1f} minutes on one H200; what was cut: notebooks/sweeps/full.md")
         return engine.OK
     planned = lines()
-    missing = {line.number: why for line in planned if (why := sweep.missing_photos(line.items))}
+    missing = {line.number: why for line in planned if (why := sweep.missing(line.items))}
     for number, why in missing.items():
         print(f"line {number} is left out: {why}")
     if len(missing) == len(planned):

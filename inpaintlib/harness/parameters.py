@@ -7,7 +7,8 @@ The comment gives the unit or meaning, and may end in what is allowed::
     norm: str = "l2"  # reconstruction loss {l1, l2}
     tensorboard: bool = True  # write logs to watch (cosmetic)
 
-A square bracket includes the bound and a round one excludes it; braces list the choices; ``(cosmetic)`` marks what
+A square bracket includes the bound and a round one excludes it; braces list the choices; ``a power of two`` is asked
+for where the meaning says so; ``(cosmetic)`` marks what
 cannot change the result and so stays out of the run's identity, as do ``study`` and ``run_id``, its address.
 """
 
@@ -59,7 +60,9 @@ class Parameter:
         if self.type is int and not -(2**63) <= value < 2**63:
             raise BadInput(f"{self.name} must fit into 64 bits, not be {value}.")
         if self.range and not _within(value, self.range):
-            raise BadInput(f"{self.name} must be in {self.range}, not {show(value)}.")
+            raise BadInput(f"{self.name} must be {_bounds(self.range)}, not {show(value)}.")
+        if "a power of two" in self.help and value & (value - 1):
+            raise BadInput(f"{self.name} must be a power of two, not {value}.")
         if self.choices and show(value) not in self.choices:
             raise BadInput(f"{self.name} must be one of {', '.join(self.choices)}, not {show(value)!r}.")
         return value
@@ -145,6 +148,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known) or 'none'})"
+
+
+def _bounds(interval: str) -> str:
+    """A range in words: "above 0", "at least 0 and below 1"."""
+    low, high = (bound.strip() for bound in interval[1:-1].split(","))
+    least = f"{'at least' if interval[0] == '[' else 'above'} {low}" if low != "-inf" else ""
+    most = f"{'at most' if interval[-1] == ']' else 'below'} {high}" if high != "inf" else ""
+    return " and ".join(filter(None, [least, most])) or "finite"
 
 
 def _within(value: float, interval: str) -> bool:

@@ -150,11 +150,18 @@ class Run:
             return self.folder in _held
         try:
             with FileLock(self._lock, blocking=False, thread_local=False):
+                if not self._lock.read_text():  # its holder has just let go, and this look has made it anew
+                    self._lock.unlink()
                 return False
         except Timeout:
             return True
         except OSError:  # a read-only folder: nobody runs there
             return False
+
+    @property
+    def outcome(self) -> tuple:
+        """What the last attempt left, as stamps of its files; another attempt leaves others."""
+        return tuple(_stamp(self.folder / name) for name in ("metrics.json", "error.txt"))
 
     def status(self) -> str:
         """``done``, ``diverged``, ``running``, ``damaged`` (see ``fault``), ``failed`` (error.txt has the traceback),
@@ -306,7 +313,7 @@ def environment() -> dict[str, Any]:
         "precision": "bf16" if gpu or native_bf16() else "fp32",  # what a training's precision "auto" is here
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -393,10 +400,15 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _git_commit() -> str:
+@functools.cache
+def git_commit() -> str:
+    """The commit of the code, with "-dirty" where a tracked Python file or notebook differs from it; asked once."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *arguments], cwd=inpaintlib.ROOT, capture_output=True, text=True, timeout=10)
+
     try:
-        command = ["git", "rev-parse", "HEAD"]
-        answer = subprocess.run(command, cwd=inpaintlib.ROOT, capture_output=True, text=True, timeout=10)
+        commit, changes = git("rev-parse", "HEAD"), git("diff", "--quiet", "HEAD", "--", "*.py", "*.ipynb")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+    return "unknown" if commit.returncode else commit.stdout.strip() + "-dirty" * (changes.returncode == 1)

@@ -160,12 +160,12 @@ def plan(sweep: Sweep | str | Path, preset: str, overrides: dict[str, Any] | Non
     if preset not in sweep.presets:
         raise BadInput(f"{sweep.path}: there is no preset {preset!r}{did_you_mean(preset, sweep.presets)}.")
     chosen = sweep.presets[preset]
-    where = f"presets.{preset}"
-    _check(sweep, "parameters", sweep.parameters)
+    where = f"{sweep.path}: presets.{preset}"
+    _check(sweep, f"{sweep.path}: parameters", sweep.parameters)
     _check(sweep, f"{where}.parameters", chosen.parameters)
     over = {name: value if isinstance(value, list) else [value] for name, value in (overrides or {}).items()}
-    for point in _points(over):
-        _check(sweep, "the overrides", point)
+    for name, value in ((name, value) for name, values in over.items() for value in values):
+        _check(sweep, f"--set {name}={show(value)}", {name: value})
     has_label = "preset" in declared.notebook_parameters(sweep.notebook)
     label = {"preset": "+".join([preset, *(f"{n}={show(v)}" for n, v in over.items())])} if has_label else {}
     planned, names = {}, _names_there(sweep.study)
@@ -305,8 +305,9 @@ def run(
     due = [item for study, items in graph.items() for item in items
            if (study in named and item.run.status() == rerun if rerun else not item.run.done)]  # fmt: skip
     if dry:
+        left_out = _check_machine(order, due, how.get("scheduler"), fetch=False)
         print(_forecast(order, preset, graph, due).to_markdown(index=False))
-        return engine.OK
+        return _say(left_out)
     for one in order:
         if one.path.parent != _folder():
             write_atomically(inpaintlib.RESULTS / one.study / "sweep_file.txt", f"{one.path.resolve()}\n")
@@ -316,47 +317,66 @@ def run(
 def start(
     order: list[Sweep], graph: dict[str, list[Planned]], due: list[Planned], workers: int | None, **how: Any
 ) -> int:
-    """``engine.sweep``, but for the studies whose dataset is missing: they are named at the end, and 1 is returned.
+    """``engine.sweep``, but for the studies whose dataset or networks are missing: they are named at the end, and 1 is
+    returned.
 
     Raises BadInput before anything starts where no study is left, a device is missing or the disk is too small.
     """
-    if how.get("scheduler") is None:
+    left_out = _check_machine(order, due, how.get("scheduler"))
+    due = [item for item in due if item.study not in left_out]
+    graph = {study: [] if study in left_out else items for study, items in graph.items()}
+    status = engine.sweep(graph, {one.study: one.needs for one in order}, due, workers, **how)
+    told = _say(left_out)
+    return status or told
+
+
+def _check_machine(order: list[Sweep], due: list[Planned], scheduler: str | None, fetch: bool = True) -> dict[str, str]:
+    """The studies that are left out, and why. Raises BadInput as ``start``."""
+    if scheduler is None:
         for device in {item.parameters.get("device", "cpu") for item in due} - {"auto", "cpu"}:
             from inpaintlib.training import choose_device
 
             choose_device(device)
-    left_out = _left_out(order, due)
-    if left_out and all(item.study in left_out for item in due):
-        raise BadInput(next(iter(left_out.values())))
-    due = [item for item in due if item.study not in left_out]
-    _check_disk(due)
-    graph = {study: [] if study in left_out else items for study, items in graph.items()}
-    status = engine.sweep(graph, {one.study: one.needs for one in order}, due, workers, **how)
+    left_out = _left_out(order, due, fetch)
+    _check_disk([item for item in due if item.study not in left_out])
+    return left_out
+
+
+def _say(left_out: dict[str, str]) -> int:
+    """Name the studies that are left out; returns the exit status that says so."""
     for study, why in left_out.items():
         print(f"left out  {study}: {why}")
-    return status or (engine.FAILED if left_out else engine.OK)
+    return engine.FAILED if left_out else engine.OK
 
 
-def _left_out(order: list[Sweep], due: list[Planned]) -> dict[str, str]:
-    """Why studies cannot be made here: their dataset is missing, or that of one that they need."""
+def _left_out(order: list[Sweep], due: list[Planned], fetch: bool = True) -> dict[str, str]:
+    """Why studies cannot be made here: their dataset or networks are missing, or those of one that they need. Raises
+    BadInput where none is left."""
     found = {}
     for one in order:
         own = [item for item in due if item.study == one.study]
-        if why := missing_photos(own):
+        if why := missing(own, fetch):
             found[one.study] = why
         if own and (lacking := [need for need in one.needs if need in found]):
             found.setdefault(one.study, f"it needs {lacking[0]}.")
+    if found and all(item.study in found for item in due):
+        raise BadInput(next(iter(found.values())))
     return found
 
 
-def missing_photos(items: list[Planned]) -> str:
-    """Why the runs' photos are not all here, in a sentence; "" where they are."""
+def missing(items: list[Planned], fetch: bool = True) -> str:
+    """Why the runs' photos and pretrained networks are not all here, in a sentence; "" where they are. ``fetch``:
+    networks that are not here are fetched; else nothing is said of networks."""
+    from inpaintlib import pretrained
     from inpaintlib.data import datasets
 
     try:
-        for name in dict.fromkeys(item.parameters.get("dataset") for item in items):
+        photos = {tuple(map(item.parameters.get, ("dataset", "size", "photos_limit"))): None for item in items}
+        for name, size, limit in photos:
             if name is not None:
-                datasets.check(name)
+                datasets.check(name, size, limit)
+        for name in sorted(set().union(*(pretrained.needed(item.parameters) for item in items)) if fetch else ()):
+            pretrained.fetch(name)
     except BadInput as error:
         return str(error)
     return ""
@@ -400,8 +420,8 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     rows = []
     for one in order:
         items, waiting = graph[one.study], [item for item in due if item.study == one.study]
-        planned = plan(one, preset) if waiting else []
-        known = [seconds_of(one, preset, item, planned) for item in waiting]
+        planned, took = (plan(one, preset), measured(one.study)) if waiting else ([], [])
+        known = [seconds_of(one, preset, item, planned, took) for item in waiting]
         hours = round(sum(known) / 3600, 2) if None not in known else "unknown"
         rows.append({"study": one.study, "runs": len(items), "to do": len(waiting), "hours, one at a time": hours})
         for item, seconds in zip(waiting, known, strict=True):
@@ -409,15 +429,17 @@ def _forecast(order: list[Sweep], preset: str, graph: dict[str, list[Planned]], 
     return pd.DataFrame(rows)
 
 
-def seconds_of(sweep: Sweep, preset: str, item: Planned, planned: list[Planned]) -> float | None:
-    """What a run will take: as long as finished runs of its preset did, for each kimg where it trains; else its part
-    of the preset's ``hours``, by its kimg of all that are ``planned``; else as long as finished runs of other presets
-    did; None: nothing is known."""
-    took = []
-    for other in runs.find(sweep.study):
-        if other.done and (seconds := other.seconds_alone):
-            kimg = _kimg(item) / _kimg(other)
-            took.append((other.parameters.get("preset"), OVERHEAD + max(0.0, seconds - OVERHEAD) * kimg))
+def measured(study: str) -> list[tuple[str | None, float, float]]:
+    """Of each finished run: its preset, its kimg and what it took."""
+    found = [(run.parameters, run.seconds_alone) for run in runs.find(study) if run.done]
+    return [(of.get("preset"), of.get("kimg", 1.0), seconds) for of, seconds in found if seconds]
+
+
+def seconds_of(sweep: Sweep, preset: str, item: Planned, planned: list[Planned], took: list[tuple]) -> float | None:
+    """What a run will take: as long as runs of its preset ``took`` (see ``measured``), for each kimg where it trains;
+    else its part of the preset's ``hours``, by its kimg of all that are ``planned``; else as long as runs of other
+    presets did; None: nothing is known."""
+    took = [(name, OVERHEAD + max(0.0, seconds - OVERHEAD) * _kimg(item) / kimg) for name, kimg, seconds in took]
     if same := [seconds for name, seconds in took if name == preset]:
         return median(same)
     chosen = sweep.presets[preset]
@@ -426,7 +448,7 @@ def seconds_of(sweep: Sweep, preset: str, item: Planned, planned: list[Planned])
     return median(seconds for _, seconds in took) if took else None
 
 
-def _kimg(run: Planned | Run) -> float:
+def _kimg(run: Planned) -> float:
     return run.parameters.get("kimg", 1.0)
 
 
@@ -554,11 +576,11 @@ def _notebook(path: Path, key: str, name: Any) -> Path:
 def _check(sweep: Sweep, where: str, parameters: dict[str, Any]) -> None:
     for name in declared.ADDRESS:
         if name in parameters:
-            raise BadInput(f"{sweep.path}: {where} gives {name}, which the sweep itself sets; leave it out.")
+            raise BadInput(f"{where} gives {name}, which the sweep itself sets; leave it out.")
     try:
         declared.check(sweep.notebook, parameters)
     except BadInput as error:
-        raise BadInput(f"{sweep.path}: {where}: {error}") from error
+        raise BadInput(f"{where}: {error}") from error
 
 
 def _folder() -> Path:

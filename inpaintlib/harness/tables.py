@@ -6,6 +6,7 @@ were measured on the same test sets (``results/trivial_fills``, by ``metrics.mea
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import read_json, write_atomically
+from inpaintlib.files import lock, read_json, write_atomically
 from inpaintlib.harness import runs, statistics, sweep
 from inpaintlib.harness.parameters import did_you_mean, notebook_parameters, remembered
 from inpaintlib.harness.runs import Run
@@ -315,7 +316,12 @@ def several_versions(versions: Sequence[str]) -> str:
     """The sentence that says so where runs of several versions of the code stand together, else ""."""
     if len(versions) < 2:
         return ""
-    return f"These runs come from {len(versions)} versions of the code ({', '.join(v[:8] for v in versions)})."
+    return f"These runs come from {len(versions)} versions of the code ({', '.join(map(short, versions))})."
+
+
+def short(version: str, digits: int = 8) -> str:
+    """A commit's first digits, with its "-dirty"."""
+    return re.sub(rf"^([0-9a-f]{{{digits}}})[0-9a-f]+", r"\1", version)
 
 
 def several_machines(machines: Sequence[str]) -> str:
@@ -329,18 +335,19 @@ def merge(rows: pd.DataFrame, path: Path, preset: str, in_order: bool = True) ->
     Presets stand by size. ``in_order=False`` sorts the columns by name, where presets may have other ones.
     """
     rows = as_text(rows)
-    if path.exists():
-        there = pd.read_csv(path, dtype=str, keep_default_na=False)
-        there = there[there["preset"] != preset].drop(
-            columns=[name for name in TIMES if path.stem != "times"], errors="ignore"
-        )
-        rows = pd.concat([rows, there], ignore_index=True).fillna("")
-        order = sorted(set(rows["preset"]), key=lambda name: (sweep.preset_rank(name), name))
-        rows = rows.sort_values("preset", key=lambda names: names.map(order.index), kind="stable")
-    empty = [name for name in rows if name not in ("ci_low", "ci_high") and (rows[name] == "").all()]
-    first = [name for name in ("preset", "arm", "dataset", "seed") if name in rows]
-    order = list(rows) if in_order else [*first, *sorted(set(rows) - {*first, "run_id"}), "run_id"]
-    write_atomically(path, rows[order].drop(columns=empty).to_csv(index=False, lineterminator="\n"))
+    with lock(path):
+        if path.exists():
+            there = pd.read_csv(path, dtype=str, keep_default_na=False)
+            there = there[there["preset"] != preset].drop(
+                columns=[name for name in TIMES if path.stem != "times"], errors="ignore"
+            )
+            rows = pd.concat([rows, there], ignore_index=True).fillna("")
+            order = sorted(set(rows["preset"]), key=lambda name: (sweep.preset_rank(name), name))
+            rows = rows.sort_values("preset", key=lambda names: names.map(order.index), kind="stable")
+        empty = [name for name in rows if name not in ("ci_low", "ci_high") and (rows[name] == "").all()]
+        first = [name for name in ("preset", "arm", "dataset", "seed") if name in rows]
+        order = list(rows) if in_order else [*first, *sorted(set(rows) - {*first, "run_id"}), "run_id"]
+        write_atomically(path, rows[order].drop(columns=empty).to_csv(index=False, lineterminator="\n"))
 
 
 def as_text(frame: pd.DataFrame) -> pd.DataFrame:
@@ -356,11 +363,12 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 def write_section(path: Path, title: str, text: str) -> None:
     """Replaces (or adds) the section ``## title`` of a Markdown file; sections of presets stand by size."""
-    first, *sections = path.read_text().split("\n## ") if path.exists() else [f"# {path.parent.name}\n"]
-    sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in sections}
-    sections[title] = f"{title}\n\n{text.rstrip()}\n"
-    order = sorted(sections, key=lambda name: sweep.preset_rank(name.split("`")[1] if "`" in name else ""))
-    write_atomically(path, "\n## ".join([first.rstrip() + "\n", *(sections[name] for name in order)]))
+    with lock(path):
+        first, *sections = path.read_text().split("\n## ") if path.exists() else [f"# {path.parent.name}\n"]
+        sections = {part.partition("\n")[0]: part.rstrip() + "\n" for part in sections}
+        sections[title] = f"{title}\n\n{text.rstrip()}\n"
+        order = sorted(sections, key=lambda name: sweep.preset_rank(name.split("`")[1] if "`" in name else ""))
+        write_atomically(path, "\n## ".join([first.rstrip() + "\n", *(sections[name] for name in order)]))
 
 
 def cell(value: float, low: float = np.nan, high: float = np.nan, digits: int = 2) -> str:
