@@ -33,6 +33,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from inpaintlib import DATA, BadInput, files
 from inpaintlib.losses import SCALINGS
 
+torch.backends.cudnn.allow_tf32 = False  # a GPU measures what a CPU measures
 NETWORKS = ("vgg16", "alexnet", "inception")
 WEIGHTS = DATA / "weights"
 SMALLEST = 32  # pixels a side: AlexNet's last feature map is then 1 x 1

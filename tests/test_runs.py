@@ -182,7 +182,9 @@ def test_a_run_from_start_to_finish(notebook):
     machine = {"python", "torch", "device", "precision", "cpu", "threads"}
     assert set(env) == machine | {"notebook", "cosmetic", "git_commit", "time"}
     assert not re.search(rf"{socket.gethostname()}|/(home|root|work|tmp|Users)/", json.dumps(env))
+    (run.folder / "checkpoint.pt").touch()
     run.finish({"psnr": 20.5, "n_photos": 2}, pd.DataFrame({"id": ["a", "b"], "psnr": [20.0, 21.0]}))
+    assert not (run.folder / "checkpoint.pt").exists()
     assert (run.status(), run.done) == ("done", True)
     assert json.loads((run.folder / "metrics.json").read_text()) == {"psnr": 20.5, "n_photos": 2, "status": "done"}
     assert run.per_image["psnr"].tolist() == [20.0, 21.0]
@@ -201,12 +203,14 @@ def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch)
     def killed(*_):
         raise KeyboardInterrupt
 
+    (checkpoint := run.folder / "checkpoint.pt").touch()
     monkeypatch.setattr(runs, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run.finish({"psnr": 1.0}, pd.DataFrame({"psnr": [1.0]}))
     assert (run.folder / "per_image.csv.gz").exists()
     assert not run.done
     assert load_table(find("tiny")).empty
+    assert checkpoint.exists()  # what was trained is not lost
 
 
 def test_a_diverged_run_needs_no_more_work_but_is_in_no_table(notebook):

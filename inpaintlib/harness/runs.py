@@ -174,7 +174,7 @@ class Run:
         return self.folder / (name if Path(name).suffix else f"{name}.png")
 
     def finish(self, metrics: dict[str, Any], per_image: pd.DataFrame) -> None:
-        """Write per_image.csv.gz, then metrics.json: from then on the run is done.
+        """Write per_image.csv.gz, then metrics.json: from then on the run is done, and its checkpoint goes.
 
         Numbers have 5 digits, of more than 1,000 photos 4, which keeps a night's records small.
 
@@ -191,6 +191,7 @@ class Run:
         took = {"seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
         write_json(self.folder / "env.json", mapping_or_empty(self.folder / "env.json") | took)
         write_json(self.folder / "metrics.json", {**metrics, "status": "done"})
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         self.release()
 
     def diverged(self, step: int, checkpoint: str | Path | None, message: str) -> None:

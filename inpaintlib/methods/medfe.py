@@ -425,7 +425,7 @@ class MEDFE(Trainer):
     """
 
     state = ("network", "discriminators", "adam_g", "adam_d")
-    exported, title = "network", "MEDFE (weights.pt of a run of notebook 41)"
+    kind, exported, title = "medfe", ("network",), "MEDFE (weights.pt of a run of notebook 41)"
     settings_type, network_type, loaded_with = Settings, Network, {"filling_only": True}
     rule, features_of, corners = map(staticmethod, (initialise_dcgan, vgg_features, corners_in_hole))
 

@@ -27,8 +27,9 @@ from inpaintlib.files import read_json, write_json
 from inpaintlib.harness import figures, sweep, tables
 from inpaintlib.harness.parameters import did_you_mean, show
 from inpaintlib.harness.runs import Run
-from inpaintlib.methods import classical, dcgan, latent_search
+from inpaintlib.methods import classical, latent_search
 from inpaintlib.methods.context_encoder import ContextEncoder
+from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.partial_conv import PartialConvNet, UNet
 from inpaintlib.metrics import evaluate
 from inpaintlib.studies import latent_search as latent_study
@@ -119,7 +120,7 @@ def _medfe(path: Path, device: str) -> Loaded:
 
 
 def _search(path: Path, device: str, blend: bool) -> Loaded:
-    gan = dcgan.load(path, device)
+    gan = DCGAN.load(path, device)
     # a search repeats what its steps round 80 times: in 16 bits, on some processors alone, it ends elsewhere
     search = latent_search.LatentSearch(gan, replace(SEARCH, blend=blend), precision="fp32")
     return Loaded(search.inpaint, gan.settings.size, None, (gan.generator, gan.discriminator), gan.device)
