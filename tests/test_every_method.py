@@ -312,6 +312,9 @@ def test_other_files_and_other_architectures_are_refused(tmp_path, name):
     ("settings", "change", "right"),
     [
         (CE, {"ratio": -1.0}, "a number of at least 0, or inf"), (CE, {"ratio": math.nan}, "a number of at least 0"),
+        (CE, {"size": 64.0}, "a power of two"), (CE, {"size": "128"}, "a power of two"), (CE, {"lr": None}, "a number"),
+        (CE, {"lr": "fast"}, "a number above 0"), (CE, {"lr": True}, "a number"), (CE, {"width": True}, "a whole"),
+        (CE, {"composite": 1}, "True or False"), (RELEASED, {"fixes": 1}, "text"), (CE, {"region": 1}, "centre, r"),
         (CE, {"size": 100}, "a power of two of at least 32 px"), (CE, {"size": 32}, "at least 64 px for a centre hole"),
         (CE, {"region": "corner"}, "centre, random_block, random_region or random_pixels"),
         (CE, {"reconstruction": "l3"}, "l2, l1 or l2_sum"), (CE, {"placeholder": "white"}, "zero or mean"),

@@ -13,9 +13,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 import inpaintlib
-from inpaintlib import ROOT, BadInput
+from inpaintlib import ROOT, BadInput, training
 from inpaintlib.harness import runs
 from inpaintlib.harness.runs import Run, check, digest, find, load_table, notebook_parameters, run_id
 
@@ -211,6 +212,17 @@ def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch)
     assert not run.done
     assert load_table(find("tiny")).empty
     assert checkpoint.exists()  # what was trained is not lost
+
+
+def test_the_environment_is_of_the_run_s_own_device_and_precision(monkeypatch):
+    gpu = torch.device("cuda:1")
+    monkeypatch.setattr(training, "choose_device", lambda name: gpu if name == "auto" else torch.device(name))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {device.index}")
+    monkeypatch.setattr(training, "native_bf16", lambda: False)
+    asked = ({}, {"precision": "fp32"}, {"device": "cpu"}, {"device": "cpu", "precision": "bf16"})
+    envs = [runs.environment(**each) for each in asked]
+    assert [env["precision"] for env in envs] == ["bf16", "fp32", "fp32", "bf16"]
+    assert [env["device"] for env in envs] == ["GPU 1", "GPU 1", envs[0]["cpu"], envs[0]["cpu"]]
 
 
 def test_a_diverged_run_needs_no_more_work_but_is_in_no_table(notebook):

@@ -35,7 +35,7 @@ from inpaintlib.methods.latent_search import (
     pixel_weights,
     value_scale,
 )
-from inpaintlib.training import strip
+from inpaintlib.training import load_checkpoint, save_checkpoint, strip
 
 PARTS = ("arm", "mask", "blend", "restarts")
 CONTEXT_ENCODERS = {"centre": "ratio", "random_region": "random region", "random_pixels": "random pixels"}
@@ -108,6 +108,21 @@ def search(method: LatentSearch, test_set: TestSet, records: int = 16) -> tuple[
     if method.device.type == "cuda":
         torch.cuda.synchronize(method.device)
     return found, time.perf_counter() - start
+
+
+def search_all(method: LatentSearch, test_sets: dict[str, TestSet], folder: Path
+               ) -> tuple[dict[str, Search], dict[str, float]]:  # fmt: skip
+    """What :func:`search` found in each test set. Each is saved in the folder's checkpoint.pt, and not done again."""
+    path, found, seconds = folder / "checkpoint.pt", {}, {}
+    saved = load_checkpoint(path, method.device, "delete it to search anew") if path.exists() else {}
+    for kind, test_set in test_sets.items():
+        if kind not in saved:
+            searched, took = search(method, test_set)
+            saved[kind] = searched._asdict() | {"seconds": took}
+            save_checkpoint(path, saved)
+        seconds[kind] = saved[kind]["seconds"]
+        found[kind] = Search(**{name: saved[kind][name] for name in Search._fields})
+    return found, seconds
 
 
 def fewer_restarts(method: LatentSearch, found: Search) -> dict[int, Search]:
