@@ -7,7 +7,6 @@ optimisers and a step count, and resuming is bit-identical to never having stopp
 
 import contextlib
 import math
-import os
 import pickle
 import signal
 import time
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from inpaintlib import BadInput, parallel
+from inpaintlib.files import replacing
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on a GPU, too
 SAVE_SECONDS = 600  # after so long without a checkpoint the next row of losses gets one
@@ -251,17 +251,12 @@ class GraphedUpdate:
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """Writes tensors and plain values atomically; on a full disk the old file stays and BadInput says so."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
+    advice = "free some space and start the same command again, it resumes from the last checkpoint"
+    with replacing(path, advice) as file:
+        try:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # a power cut leaves the old file or the new
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise BadInput(f"{path}: could not be written ({str(error).splitlines()[0]}); free some space and start "
-                       "the same command again, it resumes from the last checkpoint") from error  # fmt: skip
+        except RuntimeError as error:  # what is left of an OSError that passed through C++
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def load_checkpoint(

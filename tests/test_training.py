@@ -183,16 +183,17 @@ def test_ctrl_c_completes_the_step_and_saves_it(tmp_path):
     pd.testing.assert_frame_equal(rows.drop(columns="seconds"), whole.drop(columns="seconds"))  # of step 5, too
 
 
-def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, kind):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"step": 1})
 
     def full(state, file):
         file.write(b"half a file")
-        raise OSError(28, "No space left on device")
+        raise kind(*[28] * (kind is OSError), "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(BadInput, match=r"checkpoint.pt: could not be written .*No space left"):
+    with pytest.raises(BadInput, match=r"cannot write .*checkpoint.pt: No space left on device; free some space"):
         save_checkpoint(path, {"step": 2})
     monkeypatch.undo()
     assert load_checkpoint(path) == {"step": 1}
