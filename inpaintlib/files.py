@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 from filelock import FileLock
@@ -35,19 +35,26 @@ HOST = socket.gethostname()
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
-    """Write ``data`` (text as UTF-8) so that ``path`` holds the old content or the new, never a part of it.
+    """Write ``data`` (text as UTF-8), as `replacing` does."""
+    with replacing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
-    Missing parent folders are made. Raises BadInput when the disk is full or the file cannot be written; the old
-    file is then still there.
+
+@contextlib.contextmanager
+def replacing(path: str | Path, note: str = "what was there before is unchanged") -> Iterator[BinaryIO]:
+    """An open file that becomes ``path`` when the block ends: that holds the old content or the new, never a part.
+
+    Missing parent folders are made. Raises BadInput, with the note, when the disk is full or the file cannot be
+    written; the old file is then still there.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with _writing(path, "; what was there before is unchanged"):
+        with _writing(path, f"; {note}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path)
             with open(temporary, "wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

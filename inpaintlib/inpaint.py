@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -27,7 +27,8 @@ from inpaintlib.files import reason
 from inpaintlib.harness import figures
 from inpaintlib.methods import classical
 from inpaintlib.methods.partial_conv import MOSTLY_HOLE
-from inpaintlib.studies.all_methods import METHODS, Loaded, method
+from inpaintlib.studies.all_methods import METHODS, Loaded, kept_file, method
+from inpaintlib.training import choose_device
 
 SPOTS = 64  # holes of a photo that are filled one by one; more are filled together
 WINDOWS = 500  # that a network fills at most for one hole; where it would be more, they are larger
@@ -68,8 +69,12 @@ def read(path: Path) -> Photo:
         return Photo(np.array(to_rgb(data)), alpha, note, profile)
     except BadInput:
         raise
+    except FileNotFoundError:
+        raise BadInput(f"{path}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise BadInput(f"{path}: is no picture; give a JPEG or a PNG") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path}: cannot be read as a photo ({reason(error)}); give a JPEG or a PNG") from error
+        raise BadInput(f"{path}: cannot be read as a picture ({reason(error)}); give a JPEG or a PNG") from error
 
 
 def hole_of(photo: Photo, path: Path, mask: str | Path) -> np.ndarray:
@@ -85,7 +90,10 @@ def hole_of(photo: Photo, path: Path, mask: str | Path) -> np.ndarray:
         hole[(high - side) // 2 :, (wide - side) // 2 :][:side, :side] = True
     else:
         file = Path(mask) / f"{path.stem}.png" if Path(mask).is_dir() else Path(mask)
-        hole = read(file).pixels.mean(2) > 127.5
+        try:
+            hole = read(file).pixels.mean(2) > 127.5
+        except BadInput as error:
+            raise BadInput(f"--mask {error}") from None
         if hole.shape != (high, wide):
             raise BadInput(f"{file}: is {hole.shape[1]}x{hole.shape[0]} px, but {path} is {wide}x{high} px, upright; "
                            "draw the mask at the photo's size, white = hole")  # fmt: skip
@@ -275,7 +283,8 @@ def fill_each(pixels: np.ndarray, hole: np.ndarray, fillers: dict[str, Loaded], 
         try:
             fills[name] = fill(pixels, hole, filler, blend)
         except BadInput as error:
-            can = ", ".join(other for other, one in METHODS.items() if not one.study)
+            here = [other for other, one in METHODS.items() if not one.study or kept_file(other).exists()]
+            can = ", ".join(other for other in here if METHODS[other].anywhere and other != name)
             sentences.append(f"{name} cannot fill this hole ({error}); these can: {can}")
             fills[name] = None
     return fills, sentences
@@ -290,13 +299,14 @@ def run(photos: Sequence[str], mask: str, names: Sequence[str], out: Path, check
     """
     if checkpoint and len(names) > 1:
         raise BadInput("--checkpoint: is of one method; name only that one with --method")
+    choose_device(device)
     paths, fillers = files(photos), {name: method(name).load(checkpoint, device) for name in names}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{out}: cannot be made a folder ({reason(error)}); name another with --out") from error
-    rows, wrong, right = [], 0, 0
-    for path in tqdm(paths, unit="photo", desc="inpaint"):
+    rows, wrong, right, bar = [], 0, 0, tqdm(total=len(paths), unit="photo", desc="inpaint")
+    for path in paths:
         said = []
         try:
             photo = read(path)
@@ -310,11 +320,13 @@ def run(photos: Sequence[str], mask: str, names: Sequence[str], out: Path, check
                 if filled is not None:
                     save(filled, out / f"{path.stem}_{name}.png", photo.profile)
                     right += 1
+            bar.update(not failed)
         except BadInput as error:
             said.append(str(error))
             wrong += 1
         for sentence in said:
             tqdm.write(f"inpaintlib: {sentence}", file=sys.stderr)
+    bar.close()
     for i in range(0, len(rows), ROWS):
         sheet = np.asarray(figures.stacked(rows[i : i + ROWS]))
         save(sheet, out / f"contact_sheet{f'_{i // ROWS + 1}' if i else ''}.png")

@@ -411,15 +411,13 @@ def _measure(prediction: Tensor, truth: Tensor, mask: Tensor, with_lpips: bool) 
         "seam": seam(prediction, truth, mask),
     }
     if with_lpips:
-        with _full_precision():
-            columns["lpips"] = pretrained.lpips("alex", truth.device)(prediction, truth)
+        columns["lpips"] = pretrained.lpips("alex", truth.device)(prediction, truth)
     return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
 
 
 def _features(network: torch.nn.Module, parts: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """Features (n, 2048) of the photos ("") and of their hole squares ("_hole"), of parts (photos, masks)."""
-    with _full_precision():
-        found = [(network(photos).cpu(), network(hole_crops(photos, mask)).cpu()) for photos, mask in parts]
+    found = [(network(photos).cpu(), network(hole_crops(photos, mask)).cpu()) for photos, mask in parts]
     return dict(zip(("", "_hole"), map(torch.cat, zip(*found, strict=True)), strict=True))
 
 
@@ -436,11 +434,6 @@ def _truth_features(network, test_set: TestSet, batch: int, device: torch.device
     torch.save(features, buffer := io.BytesIO())
     files.write_atomically(path, buffer.getvalue())
     return features
-
-
-def _full_precision():
-    """Convolutions of float32 in float32, not TF32, so that a GPU measures what a CPU measures."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False)
 
 
 def _peak_memory(device: torch.device) -> float:

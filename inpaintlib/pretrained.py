@@ -34,6 +34,7 @@ import inpaintlib
 from inpaintlib import BadInput, files
 from inpaintlib.losses import SCALINGS
 
+torch.backends.cudnn.allow_tf32 = False  # a GPU measures what a CPU measures
 NETWORKS = ("vgg16", "alexnet", "inception")
 SMALLEST = 32  # pixels a side: AlexNet's last feature map is then 1 x 1
 

@@ -39,7 +39,7 @@ def number(default: float, least: float = 0, above: float | None = None, below: 
 
     def ok(value) -> bool:
         high_enough = value >= least if above is None else value > above
-        return high_enough and (value < below or infinite) and (not whole or isinstance(value, int))
+        return high_enough and (value < below or infinite)
 
     allowed = f"{f'[{least:g}' if above is None else f'({above:g}'}, {below:g}{']' if infinite else ')'}"
     return field(default=default, metadata={"ok": ok, "right": right, "allowed": allowed})
@@ -57,8 +57,11 @@ class Checked:
 
     def __post_init__(self):
         for each in fields(self):
-            if each.metadata:
-                self.require(each.name, each.metadata["ok"](getattr(self, each.name)), each.metadata["right"])
+            value, kind = getattr(self, each.name), type(each.default)
+            typed = isinstance(value, kind) or (kind is float and isinstance(value, int))
+            typed = typed and isinstance(value, bool) == (kind is bool)
+            right = each.metadata.get("right", "True or False" if kind is bool else "text")
+            self.require(each.name, typed and each.metadata.get("ok", lambda _: True)(value), right)
 
     def require(self, name: str, ok: bool, right: str) -> None:
         """BadInput unless ``ok``, saying which field is wrong and what would be right."""

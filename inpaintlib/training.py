@@ -7,7 +7,6 @@ optimisers and a step count, and resuming is bit-identical to never having stopp
 
 import contextlib
 import math
-import os
 import pickle
 import signal
 import time
@@ -15,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import pandas as pd
 import torch
@@ -24,6 +23,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from inpaintlib import BadInput, parallel
+from inpaintlib.files import replacing
+
+torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on a GPU, too
+SAVE_SECONDS = 600  # after so long without a checkpoint the next row of losses gets one
 
 
 class Method(Protocol):
@@ -40,12 +43,12 @@ class Method(Protocol):
 
 
 class Diverged(RuntimeError):
-    """A loss or a weight stopped being finite. ``step``: the first bad step; ``checkpoint``: the last good one."""
+    """A loss or a weight is not finite. ``step``: updates done when it was; ``checkpoint``: the last good one."""
 
     def __init__(self, step: int, what: str, checkpoint: Path):
         self.step, self.checkpoint = step, checkpoint if checkpoint.exists() else None
         kept = f"the last good checkpoint is {checkpoint}" if self.checkpoint else "no checkpoint had been written yet"
-        super().__init__(f"training diverged: {what} is not finite at step {step}; {kept}")
+        super().__init__(f"training diverged: {what} is not finite after {step} updates; {kept}")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -140,7 +143,8 @@ class Trainer:
     """
 
     state: tuple[str, ...]  # the names of the networks and optimisers that a checkpoint holds
-    exported: str  # the one of them that fills holes: :meth:`save` writes it and the settings
+    exported: tuple[str, ...]  # those of them that :meth:`save` writes: what filling holes needs
+    kind: str  # the method's name in such a file
     title: str  # what :meth:`read` calls a file of this method
     settings_type: type  # of the settings that such a file holds
     loaded_with: ClassVar[dict] = {}  # arguments of the constructor where a file is loaded, beside settings and device
@@ -148,7 +152,8 @@ class Trainer:
     def set_device(self, device: str | torch.device, precision: str, acceleration: str) -> None:
         """Sets ``device``, ``bf16``, ``graphed`` and ``compiled``; BadInput for what cannot be had here."""
         self.device = choose_device(device) if isinstance(device, str) else device
-        gpu = self.device.type == "cuda"
+        if gpu := self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # where streams and graphs are made
         if precision not in ("auto", "bf16", "fp32"):
             raise BadInput(f"precision: {precision!r} will not do; it must be auto, bf16 or fp32")
         if acceleration not in ("auto", "eager", "graph", "compile"):
@@ -176,36 +181,40 @@ class Trainer:
     def state_dict(self) -> dict:
         return {name: getattr(self, name).state_dict() for name in self.state}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Loads some or all parts; BadInput where they are of another architecture."""
+    def load_state_dict(self, state: dict, name: str = "checkpoint") -> None:
+        """Loads some or all parts, saved on any device; BadInput where they are of another architecture."""
         try:
-            for name, part in state.items():
-                getattr(self, name).load_state_dict(part)
-        except (RuntimeError, ValueError, AttributeError) as error:
+            for part in [name for name in state if name not in ("kind", "settings")]:  # a DCGAN's had these
+                getattr(self, part).load_state_dict(state[part])
+                for group in getattr(getattr(self, part), "param_groups", ()):
+                    group["capturable"] = self.device.type == "cuda"
+        except (RuntimeError, ValueError, AttributeError, TypeError, KeyError) as error:
             reason = str(error).splitlines()[0]
-            raise BadInput(f"checkpoint: does not fit these settings ({reason}); use the settings it was trained "
+            raise BadInput(f"{name}: does not fit these settings ({reason}); use the settings it was trained "
                            "with, or another run name") from error  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Writes what filling holes needs, settings and weights, in place of the larger checkpoint beside it."""
-        network = getattr(self, self.exported)
-        save_checkpoint(path, {"settings": asdict(self.settings), self.exported: network.state_dict()})
-        path.with_name("checkpoint.pt").unlink(missing_ok=True)
+        """Writes what filling holes needs: settings and weights."""
+        networks = {name: getattr(self, name).state_dict() for name in self.exported}
+        save_checkpoint(path, {"kind": self.kind, "settings": asdict(self.settings)} | networks)
 
     @classmethod
-    def read(cls, path: Path) -> tuple[dict, dict]:
+    def read(cls, path: Path) -> tuple[Any, dict]:
         """(settings, state) of what :meth:`save` wrote; BadInput for any other file."""
         state = load_checkpoint(path)
-        if set(state) != {"settings", cls.exported}:
-            raise BadInput(f"{path}: not a finished {cls.title}")
-        return state.pop("settings"), state
+        try:
+            if state.pop("kind", cls.kind) == cls.kind and set(state) == {"settings", *cls.exported}:
+                return cls.settings_type(**state.pop("settings")), state
+        except TypeError:  # the settings of another method
+            pass
+        raise BadInput(f"{path}: not a finished {cls.title}")
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "auto") -> Self:
         """A trained network from what :meth:`save` wrote, ready for use. BadInput for any other file."""
         settings, state = cls.read(path)
-        method = cls(cls.settings_type(**settings), device=device, acceleration="eager", **cls.loaded_with)
-        method.load_state_dict(state)
+        method = cls(settings, device=device, acceleration="eager", **cls.loaded_with)
+        method.load_state_dict(state, str(path))
         return method
 
 
@@ -217,12 +226,12 @@ class GraphedUpdate:
     must not change between calls.
     """
 
-    def __init__(self, update: Callable[..., dict[str, Tensor]], warmup: int = 3):
-        self.update, self.warmup, self.calls, self.graph = update, warmup, 0, None
+    def __init__(self, update: Callable[..., dict[str, Tensor]]):
+        self.update, self.calls, self.graph = update, 0, None
 
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
         self.calls += 1
-        if self.calls <= self.warmup:
+        if self.calls <= 3:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -242,28 +251,25 @@ class GraphedUpdate:
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """Writes tensors and plain values atomically; on a full disk the old file stays and BadInput says so."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
+    advice = "free some space and start the same command again, it resumes from the last checkpoint"
+    with replacing(path, advice) as file:
+        try:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # a power cut leaves the old file or the new
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise BadInput(f"{path}: could not be written ({str(error).splitlines()[0]}); free some space and start "
-                       "the same command again, it resumes from the last checkpoint") from error  # fmt: skip
+        except RuntimeError as error:  # what is left of an OSError that passed through C++
+            raise OSError(str(error).splitlines()[0]) from error
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
-    """Reads what :func:`save_checkpoint` wrote, tensors and plain values only; BadInput on any other file."""
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu", advice: str = "give a weights.pt of this study"
+) -> dict:
+    """Reads what :func:`save_checkpoint` wrote, tensors and plain values only; BadInput, with advice, on any other."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return dict(torch.load(path, map_location=device, weights_only=True))
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such checkpoint; train first, or name another run") from None
-    except (RuntimeError, EOFError, ValueError, OSError, pickle.UnpicklingError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, TypeError, OSError, pickle.UnpicklingError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise BadInput(f"{path}: not a readable checkpoint ({reason}); delete it to start this run anew") from None
+        raise BadInput(f"{path}: not a readable checkpoint ({reason}); {advice}") from None
 
 
 def strip(photos: Tensor) -> Image.Image:
@@ -294,25 +300,23 @@ class _Interrupt:
 class _History:
     """Rows of ``history.csv``: losses are gathered on the device and read only when a row is due."""
 
-    def __init__(self, folder: Path, batch: int, every: int, rows: list[dict], seconds: float, writer):
-        self.folder, self.batch, self.every, self.rows, self.writer = folder, batch, every, rows, writer
-        self.began, self.buffer, self.filled = time.perf_counter() - seconds, None, 0
+    def __init__(self, folder: Path, batch: int, rows: list[dict], seconds: float, pending: list[Tensor], writer):
+        self.folder, self.batch, self.rows, self.pending, self.writer = folder, batch, rows, pending, writer
+        self.began = time.perf_counter() - seconds
 
     def seconds(self) -> float:
         return time.perf_counter() - self.began
 
     def record(self, losses: dict[str, Tensor]) -> None:
-        if self.buffer is None:
-            self.names = list(losses)
-            self.buffer = torch.empty(self.every, len(losses), device=next(iter(losses.values())).device)
-        self.buffer[self.filled] = torch.stack([loss.detach().float() for loss in losses.values()])
-        self.filled += 1
+        self.names = list(losses)
+        self.pending.append(torch.stack([loss.detach().float() for loss in losses.values()]))
 
     def read(self, step: int, checkpoint: Path) -> dict[str, float]:
-        """Means of the losses since the last reading, the only host sync of the loop; Diverged if one is not finite."""
-        losses, self.filled = self.buffer[: self.filled].cpu(), 0
+        """Means of the losses since the last row, the only host sync of the loop; Diverged if one is not finite."""
+        losses = torch.stack(self.pending).cpu()
         if len(bad := (~losses.isfinite()).nonzero()):
-            raise Diverged(step - len(losses) + int(bad[0, 0]), f"the {self.names[bad[0, 1]]} loss", checkpoint)
+            done = step - len(losses) + int(bad[0, 0]) + 1
+            raise Diverged(done, f"the {self.names[bad[0, 1]]} loss", checkpoint)
         return dict(zip(self.names, losses.mean(0).tolist(), strict=True))
 
     def add(self, step: int, values: dict[str, float]) -> None:
@@ -340,7 +344,6 @@ def fit(
     *,
     kimg: float,
     eval_kimg: float,
-    checkpoint_kimg: float | None = None,
     evaluate: Callable[[], dict[str, float]] | None = None,
     draw: Callable[[], Tensor] | None = None,
     on_evaluation: Callable[[pd.DataFrame], None] | None = None,
@@ -354,10 +357,9 @@ def fit(
         batches: has ``.batch`` (photos a step) and ``.at(step) -> uint8 (B,3,S,S)`` on the method's device.
         folder: receives ``history.csv`` (kimg, step, seconds, the losses' means since the row before, ``test_*``),
             ``checkpoint.pt``, ``frames/<kimg>.png`` and ``tensorboard/``.
-            If it holds a checkpoint already, training goes on from there.
+            If it holds a checkpoint already, training goes on from there; one is written before each evaluation.
         kimg: the budget, thousands of photos shown. ``eval_kimg``: between two evaluations (also at 0 and the end;
             one that would fall less than half of that before the end is left out).
-        checkpoint_kimg: between two checkpoints; None: at each evaluation.
         evaluate: returns metrics of the network as it stands, recorded as ``test_<name>``.
         draw: returns photos (n,3,S,S) in [0,1], always of the same test photos or latents: a frame of the GIF.
         on_evaluation: called with the history after each evaluation (a live plot, say).
@@ -374,56 +376,63 @@ def fit(
         tensorboard = progress = False
     in_steps = 1000 / batches.batch
     steps = max(1, math.ceil(kimg * in_steps))
-    log, evaluation, checkpoint = (
-        max(1, round(n)) for n in (steps / log_rows, eval_kimg * in_steps, (checkpoint_kimg or eval_kimg) * in_steps)
-    )
+    log, evaluation = (max(1, round(n)) for n in (steps / log_rows, eval_kimg * in_steps))
     path, state = folder / "checkpoint.pt", {"rows": [], "step": 0, "seconds": 0.0}
-    there = parallel.agreed(load_checkpoint(path, method.device) if path.exists() else None)
+    advice = "delete it to start this run anew"
+    there = parallel.agreed(load_checkpoint(path, method.device, advice) if path.exists() else None)
     if there:
         state = there
         method.load_state_dict(state["method"])
     start, writer = state["step"], _tensorboard(folder, state["step"]) if tensorboard else None
-    history = _History(folder, batches.batch, log, state["rows"], state["seconds"], writer)
+    history = _History(folder, batches.batch, state["rows"], state["seconds"], state.get("pending", []), writer)
+
+    def due(step: int) -> bool:
+        return step in (0, steps) or (step % evaluation == 0 and steps - step >= evaluation / 2)
 
     def look(step: int) -> None:
         if evaluate:
-            history.add(step, {f"test_{name}": value for name, value in evaluate().items()})
+            history.add(step, {f"test_{name}": float(value) for name, value in evaluate().items()})
         if draw:
             strip(draw()).save(folder / "frames" / f"{step * batches.batch / 1000:010.3f}.png")
         history.write()
         if on_evaluation:
             on_evaluation(history.frame())
 
-    def save(step: int) -> None:
+    def save(step: int) -> float:
         if not follows:
             state = {"method": method.state_dict(), "rows": history.rows, "step": step, "seconds": history.seconds()}
-            save_checkpoint(path, state)
+            save_checkpoint(path, state | {"pending": history.pending})
         history.write()
+        return time.perf_counter()
 
-    if start == 0:
-        look(0)
+    if due(start) and not (start and any(name.startswith("test_") for name in history.rows[-1])):
+        look(start)  # again, where a stop cut it off
+    saved = time.perf_counter()
     bar = tqdm(total=steps, initial=start, unit="step", desc=folder.name[:40], disable=not progress, mininterval=1)
     try:
         with bar, _Interrupt() as interrupt:
             for done in range(start + 1, steps + 1):
                 history.record(method.step(batches.at(done - 1), done - 1))
                 bar.update()
-                pressed = parallel.anywhere(interrupt.pressed)
-                last = done == steps or pressed
-                if last or done % log == 0 or done % evaluation == 0 or done % checkpoint == 0:
+                pressed, looking = parallel.anywhere(interrupt.pressed), due(done)
+                row = done == steps or done % log == 0 or done % evaluation == 0
+                if row or pressed:
                     losses = history.read(done, path)
+                if row:
                     history.add(done, losses)
+                    history.pending.clear()
                     bar.set_postfix({name: f"{value:.3g}" for name, value in losses.items()}, refresh=False)
-                looking = done == steps or (done % evaluation == 0 and steps - done >= evaluation / 2)
-                saving = last or done % checkpoint == 0
-                if (looking or saving) and not all(t.isfinite().all() for t in _tensors(method.state_dict())):
-                    raise Diverged(done, "a weight", path)
-                if looking:
-                    look(done)
-                if saving:
-                    save(done)
+                if looking or pressed or (row and time.perf_counter() - saved > SAVE_SECONDS):
+                    if not all(t.isfinite().all() for t in _tensors(method.state_dict())):
+                        raise Diverged(done, "a weight", path)
+                    saved = save(done)
                 if pressed:
                     raise KeyboardInterrupt(f"stopped after step {done} of {steps}; the checkpoint is {path}")
+                if looking:
+                    look(done)
+            save(steps)
+            if interrupt.pressed:
+                raise KeyboardInterrupt(f"stopped after the last step; the checkpoint is {path}")
     except torch.cuda.OutOfMemoryError as error:
         raise BadInput(f"batch: the GPU ran out of memory at {batches.batch} photos a step; choose a smaller batch "
                        f"({str(error).splitlines()[0]})") from error  # fmt: skip

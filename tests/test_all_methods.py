@@ -11,7 +11,7 @@ import torch
 import inpaintlib
 from inpaintlib import ROOT, BadInput, training
 from inpaintlib.data import masks
-from inpaintlib.files import read_json
+from inpaintlib.files import read_json, write_json
 from inpaintlib.harness import sweep
 from inpaintlib.harness.runs import Run
 from inpaintlib.methods import classical
@@ -241,3 +241,18 @@ def test_only_finished_runs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
     with pytest.raises(BadInput, match="is not a finished run, so its network is not kept"):
         all_methods.keep("partial_conv", Run("partial_conv_losses", "none"))
+
+
+def test_keeping_either_search_keeps_the_one_gan_of_both(tmp_path, gan, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
+    monkeypatch.setattr(Run, "done", True)
+    told = {"preset": "", "arm": "", "dataset": "", "size": 16, "kimg": 1.0, "seed": 0}
+    write_json((run := Run("dcgan", "one")).folder / "params.json", told)
+    write_json(run.folder / "metrics.json", {"kid": 1.0})
+    gan.save(run.folder / "weights.pt")
+    monkeypatch.setattr(all_methods, "training", lambda run: {})
+    monkeypatch.setattr(all_methods, "demo_scores", lambda name: {"of": name})
+    assert all_methods.keep("latent_search_unblended", run) == tmp_path / "networks" / "latent_search.pt"
+    card = read_json(tmp_path / "networks" / "latent_search.json")
+    assert (card["method"], card["demo"]) == ("latent_search", {"of": "latent_search"})
+    assert METHODS["latent_search"].load(device="cpu").side == 16

@@ -145,7 +145,7 @@ def test_no_half_file_of_structures_stays_and_a_damaged_one_is_named(prepared, m
         return whole(photos)
 
     monkeypatch.setattr(codes_study, "structures", stops)
-    with pytest.raises(BadInput, match=r"npy: could not be written \(No space left on device\); free some space"):
+    with pytest.raises(BadInput, match=r"npy: No space left on device; free some space"):
         codes_study._kept(prepared.array, batch=2)
     assert not list(inpaintlib.DATA.rglob("*.npy*"))
     codes_study.with_structures(prepared)

@@ -170,7 +170,8 @@ def test_a_central_network_sees_the_hole_in_its_middle_or_refuses():
     assert (fills["telea"][~hole] == pixels[~hole]).all()
     assert sentences == [
         "context_encoder cannot fill this hole (it fills only a hole in the middle of a square of known pixels of "
-        "twice the hole's side); these can: telea, navier_stokes, biharmonic, membrane, mean_colour"
+        "twice the hole's side); these can: partial_conv, latent_search, latent_search_unblended, medfe_cae, telea, "
+        "navier_stokes, biharmonic, membrane, mean_colour"
     ]
 
 
@@ -244,8 +245,8 @@ def animated(path):
         ("x.jpg", lambda path: Image.new("CMYK", (60, 60), 9).save(path), 0, "x.jpg: CMYK becomes RGB"),
         ("x.png", lambda path: Image.new("L", (60, 60), 9).save(path), 0, ""),
         ("x.gif", animated, 2, "x.gif: is animated (3 frames); save the frame that you mean as a PNG"),
-        ("x.jpg", lambda path: path.write_text("no photo"), 2, "x.jpg: cannot be read as a photo"),
-        ("x.jpg", lambda path: None, 2, "x.jpg: cannot be read as a photo (No such file or directory)"),
+        ("x.jpg", lambda path: path.write_text("no photo"), 2, "x.jpg: is no picture; give a JPEG or a PNG"),
+        ("x.jpg", lambda path: None, 2, "x.jpg: there is no such file"),
         (
             "x.png",
             lambda path: Image.new("RGB", (1, 60)).save(path),
@@ -262,6 +263,7 @@ def test_kinds_of_photos(folder, capfd, name, make, status, sentence):
     assert (folder / "out" / "x_telea.png").exists() == (status == 0)
     assert command(folder, folder / name, folder / "photos" / "a.png", "--mask", "centre") == min(status, 1)
     assert (folder / "out" / "a_telea.png").exists()
+    assert ("100%" in capfd.readouterr().err) == (status == 0)
 
 
 @pytest.mark.parametrize(
@@ -270,12 +272,14 @@ def test_kinds_of_photos(folder, capfd, name, make, status, sentence):
         ("alpha", "a.png: has no transparency; erase what is to be filled, or give a mask picture, white = hole"),
         ("black.png", "a.png: {folder}/black.png marks nothing of it; there must be a hole, and something known"),
         ("white.png", "a.png: {folder}/white.png marks all of it; there must be a hole, and something known"),
-        ("none.png", "none.png: cannot be read as a photo (No such file or directory)"),
-        ("holes", "holes/a.png: cannot be read as a photo (No such file or directory)"),
+        ("none.png", "inpaintlib: --mask {folder}/none.png: there is no such file"),
+        ("holes", "inpaintlib: --mask {folder}/holes/a.png: there is no such file"),
+        ("text.png", "inpaintlib: --mask {folder}/text.png: is no picture; give a JPEG or a PNG"),
     ],
 )
 def test_masks_that_will_not_do(folder, capfd, mask, sentence):
     (folder / "holes").mkdir()
+    (folder / "text.png").write_text("no picture")
     Image.new("L", (80, 60), 0).save(folder / "black.png")
     Image.new("L", (80, 60), 255).save(folder / "white.png")
     assert command(folder, folder / "photos" / "a.png", "--mask", mask if mask == "alpha" else folder / mask) == 2
@@ -288,11 +292,15 @@ def test_what_is_wrong_is_said_before_anything_starts(folder, networks, capsys):
         ([], "tela", "there is no 'tela'; did you mean 'telea'?"),
         ([], "partial_conv", "make one with python -m inpaintlib sweep partial_conv_losses --preset quick"),
         (["--checkpoint", photo], "telea,partial_conv", "--checkpoint: is of one method"),
+        (["--device", "foo"], "telea", "device: 'foo' cannot be used here"),
+        (["--checkpoint", photo], "partial_conv", "a.png: not a readable checkpoint"),
         (["--checkpoint", photo], "telea", "telea: has no network, so it takes no checkpoint"),
         ([folder / "photos"], "telea", "there"),
     ]:
         assert command(folder, photo, *words, "--mask", "centre", method=method) == (0 if sentence == "there" else 2)
-        assert sentence == "there" or sentence in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert sentence == "there" or sentence in said
+        assert "delete it" not in said
         assert (folder / "out").exists() == (sentence == "there")
     (folder / "empty").mkdir()
     assert command(folder, folder / "empty", "--mask", "centre") == 2

@@ -107,6 +107,29 @@ def test_each_mask_has_the_context_encoder_that_was_trained_on_it():
 # What a search says of itself
 
 
+def test_a_search_that_was_stopped_goes_on_with_the_kinds_that_are_missing(gan, test_set, tmp_path, monkeypatch):
+    method = LatentSearch(gan, Settings(iterations=3, lr=0.05))
+    sets = {"centre": test_set, "again": test_set, "last": test_set}
+    searches, search = [], searching.search
+
+    def stopped(*given):
+        searches.append(given)
+        if len(searches) == 2:
+            raise KeyboardInterrupt
+        return search(*given)
+
+    monkeypatch.setattr(searching, "search", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        searching.search_all(method, sets, tmp_path)
+    found, seconds = searching.search_all(method, sets, tmp_path)
+    assert len(searches) == 4
+    assert list(found) == list(seconds) == list(sets)
+    assert all(value > 0 for value in seconds.values())
+    for name, value in found["centre"]._asdict().items():  # read again from the file
+        other = getattr(found["last"], name)
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+
+
 def test_fills_are_pasted_and_blended(searched, test_set):
     _, found = searched
     fills = searching.fills(found, test_set)

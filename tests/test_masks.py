@@ -68,6 +68,8 @@ def test_of_equal_pixels_the_first_are_taken():
         ("center", {}, "mask kind 'center' is unknown: choose one of centre, random_block"),
         ("irregular", {"ratios": (0.1, 0.2)}, "'irregular' have no option 'ratios': they have ratio, border"),
         ("centre", {"hole": 64}, "hole=64 px does not fit a mask of 64 px"),
+        ("centre", {"hole": 3.5}, "hole=3.5 px does not fit a mask of 64 px: choose a whole number, 1 to 63"),
+        ("irregular", {"ratio": 0.2}, r"ratio=0.2 is no range of fractions: give \(low, high\)"),
         ("random_block", {"max_area": 1}, "max_area=1 is no fraction"),
         ("random_pixels", {"fraction": 80}, "fraction=80 is no fraction"),
         ("random_region", {"area": (0.3, 0.2)}, r"area=\(0.3, 0.2\) is no range"),

@@ -513,3 +513,7 @@ def test_trivial_fills_are_measured_again_for_more_networks_or_other_pictures(fe
     others = metrics.measure_trivial_fills(some(few, 4, pictures=list("aabc")))
     assert len(calls) == 8
     assert others["Telea"]["n_pictures"] == 3
+
+
+def test_networks_measure_in_fp32_not_tf32():
+    assert not torch.backends.cudnn.allow_tf32

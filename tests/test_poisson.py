@@ -113,6 +113,9 @@ def test_bad_input():
     y, hole = photos(2), masks.make("centre", 2, 16, 0)
     with pytest.raises(BadInput, match="source has shape"):
         blend(y, y[:, :, :8], hole)
+    for photo, source in ((y.mul(255).byte(), y), (y, y.mul(255).byte())):
+        with pytest.raises(BadInput, match=r"give floats, the photo's in \[0, 1\]"):
+            blend(photo, source, hole)
     with pytest.raises(BadInput, match="all hole"):
         blend(y, y, torch.ones_like(hole))
     with pytest.raises(BadInput, match="no hole"):

@@ -13,9 +13,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 
 import inpaintlib
-from inpaintlib import ROOT, BadInput
+from inpaintlib import ROOT, BadInput, training
 from inpaintlib.harness import runs
 from inpaintlib.harness.runs import Run, check, digest, find, load_table, notebook_parameters, run_id
 
@@ -195,7 +196,9 @@ def test_a_run_from_start_to_finish(notebook):
     machine = {"python", "torch", "device", "precision", "cpu", "threads"}
     assert set(env) == machine | {"notebook", "cosmetic", "git_commit", "time"}
     assert not re.search(rf"{socket.gethostname()}|/(home|root|work|tmp|Users)/", json.dumps(env))
+    (run.folder / "checkpoint.pt").touch()
     run.finish({"psnr": 20.5, "n_photos": 2}, pd.DataFrame({"id": ["a", "b"], "psnr": [20.0, 21.0]}))
+    assert not (run.folder / "checkpoint.pt").exists()
     assert (run.status(), run.done) == ("done", True)
     assert json.loads((run.folder / "metrics.json").read_text()) == {"psnr": 20.5, "n_photos": 2, "status": "done"}
     assert run.per_image["psnr"].tolist() == [20.0, 21.0]
@@ -241,12 +244,25 @@ def test_finish_killed_between_its_two_writes_is_not_done(notebook, monkeypatch)
     def killed(*_):
         raise KeyboardInterrupt
 
+    (checkpoint := run.folder / "checkpoint.pt").touch()
     monkeypatch.setattr(runs, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         run.finish({"psnr": 1.0}, pd.DataFrame({"psnr": [1.0]}))
     assert (run.folder / "per_image.csv.gz").exists()
     assert not run.done
     assert load_table(find("tiny")).empty
+    assert checkpoint.exists()  # what was trained is not lost
+
+
+def test_the_environment_is_of_the_run_s_own_device_and_precision(monkeypatch):
+    gpu = torch.device("cuda:1")
+    monkeypatch.setattr(training, "choose_device", lambda name: gpu if name == "auto" else torch.device(name))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {device.index}")
+    monkeypatch.setattr(training, "native_bf16", lambda: False)
+    asked = ({}, {"precision": "fp32"}, {"device": "cpu"}, {"device": "cpu", "precision": "bf16"})
+    envs = [runs.environment(**each) for each in asked]
+    assert [env["precision"] for env in envs] == ["bf16", "fp32", "fp32", "bf16"]
+    assert [env["device"] for env in envs] == ["GPU 1", "GPU 1", envs[0]["cpu"], envs[0]["cpu"]]
 
 
 def test_a_diverged_run_needs_no_more_work_but_is_in_no_table(notebook):

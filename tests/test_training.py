@@ -5,6 +5,7 @@ import signal
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,7 @@ from inpaintlib import BadInput
 from inpaintlib.methods.context_encoder import ContextEncoder, Settings
 from inpaintlib.training import (
     Diverged,
+    Trainer,
     choose_device,
     fit,
     frozen,
@@ -106,10 +108,10 @@ def _flat(state):
 
 
 @pytest.mark.parametrize(("bad", "kept"), [(2, None), (7, 4)])
-def test_a_loss_that_is_not_finite_names_its_step_and_the_last_good_checkpoint(tmp_path, bad, kept):
-    with pytest.raises(Diverged, match=f"the loss loss is not finite at step {bad}") as caught:
+def test_a_loss_that_is_not_finite_names_its_update_and_the_last_good_checkpoint(tmp_path, bad, kept):
+    with pytest.raises(Diverged, match=f"the loss loss is not finite after {bad + 1} updates") as caught:
         train(Line({bad: float("nan")}), tmp_path)
-    assert caught.value.step == bad
+    assert caught.value.step == bad + 1
     if kept is None:
         assert caught.value.checkpoint is None
     else:
@@ -120,34 +122,78 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
     method = Line()
     method.after[6] = lambda: method.weight.fill_(float("inf"))
     looked = []
-    with pytest.raises(Diverged, match="a weight is not finite at step 8"):
+    with pytest.raises(Diverged, match="a weight is not finite after 8 updates"):
         train(method, tmp_path, evaluate=lambda: looked.append(method.weight.item()) or {})
     assert looked == [0, 4]  # nor looked at
     assert load_checkpoint(tmp_path / "checkpoint.pt")["method"]["weight"].isfinite()
+
+
+def test_a_stop_while_the_network_is_looked_at_loses_no_training(tmp_path):
+    def look():
+        if method.weight.item() == 4:
+            raise KeyboardInterrupt
+        return {"score": np.float64(1.5)}  # which a checkpoint could not hold
+
+    method = Line()
+    with pytest.raises(KeyboardInterrupt):
+        train(method, tmp_path, evaluate=look)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 4
+    looked, method = [], Line()
+    history = train(method, tmp_path, evaluate=lambda: looked.append(method.weight.item()) or {"score": 1.5})
+    assert looked == [4, 8, 10]  # the look that was cut off is made again
+    whole = train(Line(), tmp_path / "whole", evaluate=lambda: {"score": 1.5})
+    pd.testing.assert_frame_equal(history.drop(columns="seconds"), whole.drop(columns="seconds"))
+    train(Line(), tmp_path, evaluate=lambda: looked.append(0) or {})
+    assert looked == [4, 8, 10]
+
+
+def test_a_stop_in_the_last_look_is_heeded_and_costs_no_look(tmp_path):
+    def press():
+        if method.weight.item() == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"score": 1.0}
+
+    method, looked = Line(), []
+    with pytest.raises(KeyboardInterrupt, match="after the last step"):
+        train(method, tmp_path, evaluate=press)
+    train(Line(), tmp_path, evaluate=lambda: looked.append(1) or {})
+    assert not looked
+
+
+def test_a_row_long_after_the_last_checkpoint_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("inpaintlib.training.SAVE_SECONDS", 0)
+    method = Line()
+    method.after[7] = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        train(method, tmp_path, log_rows=5, eval_kimg=1)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 6
 
 
 def test_ctrl_c_completes_the_step_and_saves_it(tmp_path):
     method, before = Line(), signal.getsignal(signal.SIGINT)
     method.after[4] = lambda: os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 5 of 10"):
-        train(method, tmp_path)
+        train(method, tmp_path, log_rows=2)
     assert signal.getsignal(signal.SIGINT) is before
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert state["step"] == state["method"]["weight"].item() == 5
-    rest = Line()
-    assert train(rest, tmp_path)["step"].iloc[-1] == rest.weight.item() == 10
+    rest, never = Line(), Line()
+    rows, whole = train(rest, tmp_path, log_rows=2), train(never, tmp_path / "whole", log_rows=2)
+    assert rest.weight.item() == 10
+    pd.testing.assert_frame_equal(rows.drop(columns="seconds"), whole.drop(columns="seconds"))  # of step 5, too
 
 
-def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch, kind):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, {"step": 1})
 
     def full(state, file):
         file.write(b"half a file")
-        raise OSError(28, "No space left on device")
+        raise kind(*[28] * (kind is OSError), "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(BadInput, match=r"checkpoint.pt: could not be written .*No space left"):
+    with pytest.raises(BadInput, match=r"cannot write .*checkpoint.pt: No space left on device; free some space"):
         save_checkpoint(path, {"step": 2})
     monkeypatch.undo()
     assert load_checkpoint(path) == {"step": 1}
@@ -214,11 +260,32 @@ def test_frozen_networks_pass_gradients_and_take_none():
 
 def test_devices():
     assert choose_device("cpu").type == "cpu"
-    assert choose_device().type in ("cpu", "cuda")
+    assert choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert ContextEncoder(SMALL, 0, "cpu").bf16 == native_bf16()
     assert not ContextEncoder(SMALL, 0, "cpu", "fp32").bf16
     with pytest.raises(BadInput, match="device: 'abacus' cannot be used here"):
         choose_device("abacus")
+
+
+def test_fp32_is_not_tf32():
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_a_second_gpu_becomes_the_current_one(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    Trainer().set_device(torch.device("cuda:1"), "auto", "eager")
+    assert chosen == [torch.device("cuda:1")]
+
+
+def test_a_checkpoint_goes_on_on_another_device():
+    there, here = (ContextEncoder(SMALL, 0, "cpu") for _ in range(2))
+    state = there.state_dict()
+    for optimiser in ("adam_g", "adam_d"):
+        state[optimiser]["param_groups"][0]["capturable"] = True  # as a GPU's are
+    here.load_state_dict(state)
+    assert not any(group["capturable"] for optimiser in (here.adam_g, here.adam_d) for group in optimiser.param_groups)
+    here.step(Noise().at(0), 0)
 
 
 def test_generators_differ_by_seed_and_step_alone():

@@ -36,8 +36,8 @@ def centre(n: int, size: int, seed: int = 0, hole: int | None = None) -> Tensor:
     """
     _generators(n, size, seed)
     hole = size // 2 if hole is None else hole
-    if not 0 < hole < size:
-        raise BadInput(f"hole={hole} px does not fit a mask of {size} px: choose 1 to {size - 1}.")
+    if not isinstance(hole, int) or not 0 < hole < size:
+        raise BadInput(f"hole={hole} px does not fit a mask of {size} px: choose a whole number, 1 to {size - 1}.")
     start = (size - hole) // 2
     mask = torch.zeros(n, 1, size, size, dtype=torch.bool)
     mask[:, :, start : start + hole, start : start + hole] = True
@@ -305,6 +305,6 @@ def _check_fraction(name: str, value: float) -> None:
 
 
 def _check_range(name: str, pair: tuple[float, float]) -> tuple[float, float]:
-    if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= 1:
+    if np.shape(pair) != (2,) or not 0 <= pair[0] < pair[1] <= 1:
         raise BadInput(f"{name}={pair} is no range of fractions: give (low, high) with 0 <= low < high <= 1.")
     return pair[0], pair[1]

@@ -96,7 +96,8 @@ class Run:
             leftover.unlink(missing_ok=True)
         write_json(run.folder / "params.json", {n: v for n, v in parameters.items() if n not in ADDRESS})
         about = {"notebook": notebook.name, "cosmetic": cosmetics(notebook)}
-        write_json(run.folder / "env.json", about | environment())
+        how = {name: parameters[name] for name in ("device", "precision") if name in parameters}
+        write_json(run.folder / "env.json", about | environment(**how))
         return run
 
     @property
@@ -181,7 +182,7 @@ class Run:
         return self.folder / (name if Path(name).suffix else f"{name}.png")
 
     def finish(self, metrics: dict[str, Any], per_image: pd.DataFrame) -> None:
-        """Write per_image.csv.gz, then metrics.json: from then on the run is done.
+        """Write per_image.csv.gz, then metrics.json: from then on the run is done, and its checkpoint goes.
 
         Numbers have 5 digits, of more than 1,000 photos 4, which keeps a night's records small.
 
@@ -198,6 +199,7 @@ class Run:
         took = {"seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
         write_json(self.folder / "env.json", mapping_or_empty(self.folder / "env.json") | took)
         write_json(self.folder / "metrics.json", {**metrics, "status": "done"})
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         self.release()
 
     def diverged(self, step: int, checkpoint: str | Path | None, message: str) -> None:
@@ -299,18 +301,20 @@ def load_table(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame([{"run_id": run.id, **run.parameters, **run.metrics} for run in done])
 
 
-def environment() -> dict[str, Any]:
-    """Where this process runs: what env.json holds; no folder and no host is named."""
+def environment(device: str = "auto", precision: str = "auto") -> dict[str, Any]:
+    """Where and how a run with these parameters computes: what env.json holds; no folder and no host is named."""
     import torch
 
-    from inpaintlib.training import native_bf16
+    from inpaintlib.training import choose_device, native_bf16
 
-    gpu = torch.cuda.is_available()
+    gpu = (where := choose_device(device)).type == "cuda"
+    if precision == "auto":
+        precision = "bf16" if gpu or native_bf16() else "fp32"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if gpu else _cpu_name(),
-        "precision": "bf16" if gpu or native_bf16() else "fp32",  # what a training's precision "auto" is here
+        "device": torch.cuda.get_device_name(where) if gpu else _cpu_name(),
+        "precision": precision,
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),

@@ -126,7 +126,7 @@ class CAE(Trainer):
     """
 
     state = ("network", "adam")
-    exported, title = "network", "auto-encoder (weights.pt of a run of notebook 40)"
+    kind, exported, title = "autoencoder", ("network",), "auto-encoder (weights.pt of a run of notebook 40)"
     settings_type = Settings
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",

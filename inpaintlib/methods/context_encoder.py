@@ -214,7 +214,7 @@ class ContextEncoder(Trainer):
     """
 
     state = ("generator", "discriminator", "adam_g", "adam_d")
-    exported, title = "generator", "Context Encoder (weights.pt of a run of notebook 10)"
+    kind, exported, title = "context_encoder", ("generator",), "Context Encoder (weights.pt of a run of notebook 10)"
     settings_type = Settings
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",

@@ -7,9 +7,8 @@ G inpaints nothing: :mod:`inpaintlib.methods.latent_search` does, in G's latent 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +16,7 @@ from torch import Tensor, nn
 from inpaintlib import BadInput
 from inpaintlib.losses import adversarial
 from inpaintlib.settings import Checked, number, one_of, power_of_two
-from inpaintlib.training import (
-    Trainer,
-    adam,
-    frozen,
-    generator,
-    initialise,
-    initialise_dcgan,
-    load_checkpoint,
-    save_checkpoint,
-)
+from inpaintlib.training import Trainer, adam, frozen, generator, initialise, initialise_dcgan
 
 
 @dataclass(frozen=True)
@@ -105,6 +95,8 @@ class DCGAN(Trainer):
     """
 
     state = ("generator", "discriminator", "adam_g", "adam_d")
+    kind, exported, title = "dcgan", state[:2], "DCGAN (weights.pt of a run of notebook 30)"
+    settings_type = Settings
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto",
                  precision: str = "auto", acceleration: str = "auto"):  # fmt: skip
@@ -173,52 +165,8 @@ class DCGAN(Trainer):
         """``n`` generated photos (n,3,S,S), always from the same latents of this seed: a row of the checkpoint grid."""
         return self.generate(self.latents(n, generator(self.seed, -1)))
 
-    def state_dict(self) -> dict:
-        return {"kind": "dcgan", "settings": asdict(self.settings)} | super().state_dict()
-
-    def load_state_dict(self, state: dict) -> None:
-        """Takes a :meth:`state_dict` or the networks of :meth:`save`; BadInput where it was trained otherwise."""
-        ours, theirs = asdict(self.settings), asdict(_settings(state, "checkpoint"))
-        for name in ours:
-            if ours[name] != theirs[name]:
-                raise BadInput(f"{name}: {ours[name]!r} does not fit the checkpoint, which was trained with "
-                               f"{theirs[name]!r}; use its value, or another run name")  # fmt: skip
-        super().load_state_dict({name: state[name] for name in state.keys() - {"kind", "settings"}})
-
-    def save(self, path: Path) -> None:
-        """Writes G and D alone, to keep or to share."""
-        networks = {name: getattr(self, name).state_dict() for name in ("generator", "discriminator")}
-        save_checkpoint(path, {"kind": "dcgan", "settings": asdict(self.settings)} | networks)
-
-
-def load(path: Path, device: str | torch.device = "auto") -> DCGAN:
-    """The DCGAN of a file: what :meth:`DCGAN.save` wrote, or the ``checkpoint.pt`` of a training run.
-
-    Raises BadInput for a missing or damaged file and one of another kind.
-    """
-    state = load_checkpoint(path)
-    state = state.get("method", state) if isinstance(state, dict) else state
-    gan = DCGAN(_settings(state, str(path)), device=device)
-    try:
-        gan.load_state_dict({name: state[name] for name in ("kind", "settings", "generator", "discriminator")})
-    except KeyError as error:
-        raise BadInput(f"{path}: holds no {error.args[0]}; give a checkpoint of a DCGAN") from None
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from error
-    return gan
-
 
 def check_latent(z: Tensor, settings: Settings) -> None:
     """Raises BadInput unless z is (B, latent)."""
     if z.ndim != 2 or z.shape[1] != settings.latent:
         raise BadInput(f"z: has shape {tuple(z.shape)}, but this generator takes (B, {settings.latent})")
-
-
-def _settings(state, name: str) -> Settings:
-    """The settings in a state; BadInput where it is no DCGAN's."""
-    if not isinstance(state, dict) or state.get("kind") != "dcgan":
-        raise BadInput(f"{name}: is not a DCGAN's; give a checkpoint that training a DCGAN has written")
-    try:
-        return Settings(**state["settings"])
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{name}: its settings cannot be read ({error}); train again with this version") from None

@@ -122,14 +122,14 @@ def prior_loss(logits: Tensor, kind: str = "saturating") -> Tensor:
 
 
 class LBFGS:
-    """L-BFGS on each row of ``z`` (N,L): two-loop recursion over the last ``memory`` steps, backtracking to Armijo.
+    """L-BFGS on each row of ``z`` (N,L): two-loop recursion over the last 10 steps, backtracking to Armijo.
 
     A step is kept if the loss fell by 1e-4 of what the gradient promised; else it is taken back and halved, which costs
     an evaluation as well. The first step is ``lr · min(1, 1/|g|_1)`` long, later ones start at 1.
     """
 
-    def __init__(self, z: Tensor, lr: float, memory: int = 10):
-        n, size = z.shape
+    def __init__(self, z: Tensor, lr: float):
+        (n, size), memory = z.shape, 10
         self.z, self.lr = z, lr
         self.accepted, self.loss = z.clone(), z.new_full((n,), torch.inf)
         self.gradient, self.direction = torch.zeros_like(z), torch.zeros_like(z)

@@ -143,10 +143,10 @@ def feature_hole(hole: Tensor) -> Tensor:
     return fraction > 0.5
 
 
-def gaussian(side: int, sigma: float = 1.5, device: torch.device | None = None) -> Tensor:
-    """(side, side) weights of pixel j in the average at pixel i; each row sums to one, at the borders too."""
+def gaussian(side: int, device: torch.device | None = None) -> Tensor:
+    """(side, side) weights of pixel j in the average at pixel i, by a Gaussian of 1.5 px; each row sums to one."""
     place = torch.arange(side, device=device, dtype=torch.float)
-    return (-((place[:, None] - place).square()) / (2 * sigma**2)).softmax(1)
+    return (-((place[:, None] - place).square()) / (2 * 1.5**2)).softmax(1)
 
 
 def spatial_average(features: Tensor) -> Tensor:
@@ -425,7 +425,7 @@ class MEDFE(Trainer):
     """
 
     state = ("network", "discriminators", "adam_g", "adam_d")
-    exported, title = "network", "MEDFE (weights.pt of a run of notebook 41)"
+    kind, exported, title = "medfe", ("network",), "MEDFE (weights.pt of a run of notebook 41)"
     settings_type, network_type, loaded_with = Settings, Network, {"filling_only": True}
     rule, features_of, corners = map(staticmethod, (initialise_dcgan, vgg_features, corners_in_hole))
 

@@ -128,6 +128,7 @@ class Network(medfe.Network):
 class MEDFE(medfe.MEDFE):
     """`medfe.MEDFE` with the defects that its settings have."""
 
+    kind, title = "medfe_released", "released MEDFE (weights.pt of a run of notebook 41)"
     settings_type, network_type, rule = Settings, Network, staticmethod(initialise_all)
 
     def features_of(self, vgg: nn.Sequential) -> losses.Features:

@@ -292,7 +292,8 @@ class PartialConvNet(Trainer):
     """
 
     state = ("network", "adam")
-    exported, title = "network", "partial convolution network (weights.pt of a run of notebook 20)"
+    kind, exported = "partial_conv", ("network",)
+    title = "partial convolution network (weights.pt of a run of notebook 20)"
     settings_type, loaded_with = Settings, {"filling_only": True}
 
     def __init__(self, settings: Settings, seed: int = 0, device: str | torch.device = "auto", precision: str = "auto",
@@ -416,8 +417,8 @@ class PartialConvNet(Trainer):
         """
         there, state = self.read(path)
         for name in ("size", "width", "conv", "scaling"):
-            if there[name] != (here := getattr(self.settings, name)):
-                raise BadInput(f"{path}: was trained with {name} {there[name]!r}, where this training has {here!r}; "
+            if (then := getattr(there, name)) != (here := getattr(self.settings, name)):
+                raise BadInput(f"{path}: was trained with {name} {then!r}, where this training has {here!r}; "
                                "start from a network with the same layers")  # fmt: skip
         self.load_state_dict(state)
 

@@ -35,12 +35,15 @@ def blend(photo: Tensor, source: Tensor, mask: Tensor) -> Tensor:
 
     Returns the blended photos with the photo's shape, dtype and device; known pixels are bit-identical.
 
-    Raises BadInput for shapes that do not fit, a mask without hole or without known pixel, values that are not finite.
+    Raises BadInput for shapes that do not fit, whole numbers, a mask without hole or without known pixel, values that
+    are not finite.
     """
     photos, sources = (t if t.ndim == 4 else t[None] for t in (photo, source))
     if photos.ndim != 4 or photos.shape != sources.shape:
         raise BadInput(f"source has shape {tuple(source.shape)}, the photo {tuple(photo.shape)}: give both (B, C, H, W)"
                        " or both (C, H, W).")  # fmt: skip
+    if not (photos.is_floating_point() and sources.is_floating_point()):
+        raise BadInput(f"source is {source.dtype}, the photo {photo.dtype}: give floats, the photo's in [0, 1].")
     hole = mask[(None,) * max(0, 4 - mask.ndim)]
     if hole.ndim == 4 and len(hole) == 1:
         hole = hole.expand(len(photos), -1, -1, -1)

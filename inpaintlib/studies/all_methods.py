@@ -27,14 +27,15 @@ from inpaintlib.files import read_json, write_json
 from inpaintlib.harness import figures, sweep, tables
 from inpaintlib.harness.parameters import did_you_mean, show
 from inpaintlib.harness.runs import Run
-from inpaintlib.methods import classical, dcgan, latent_search
+from inpaintlib.methods import classical, latent_search
 from inpaintlib.methods.context_encoder import ContextEncoder
+from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.partial_conv import PartialConvNet, UNet
 from inpaintlib.metrics import evaluate
 from inpaintlib.studies import latent_search as latent_study
 from inpaintlib.studies import medfe
 from inpaintlib.studies import partial_conv as partial_study
-from inpaintlib.training import load_checkpoint, save_checkpoint, strip
+from inpaintlib.training import Trainer, load_checkpoint, save_checkpoint, strip
 
 SEARCH = latent_search.Settings(iterations=80, lr=0.1)  # as long as in the study's preset night
 
@@ -67,7 +68,7 @@ class Method:
     """A way to fill holes. ``study``: whose runs with the parameters ``run`` trained its networks; "": it has none.
 
     ``make(file, device)`` loads one; ``fits(settings)``: whether settings that a file of weights holds are this
-    method's.
+    method's. ``anywhere``: whether its holes may lie anywhere.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Method:
     study: str = ""
     run: dict = field(default_factory=dict)
     fits: Callable[[dict], bool] = lambda settings: False
+    anywhere: bool = True
 
     def load(self, checkpoint: str | Path | None = None, device: str = "auto") -> Loaded:
         """From a run's folder or a file of weights, of half precision too; None: the one of :func:`newest`.
@@ -102,24 +104,15 @@ def _classical(fill: Inpainter) -> Callable[[Path | None, str], Loaded]:
     return lambda path, device: Loaded(fill)
 
 
-def _context_encoder(path: Path, device: str) -> Loaded:
-    network = ContextEncoder.load(path, device)
-    hole = network.blank.cpu() if network.settings.region == "centre" else None
-    return Loaded(network.inpaint, network.settings.size, hole, (network.generator,), network.device)
-
-
-def _convolutions(path: Path, device: str) -> Loaded:
-    network = PartialConvNet.load(path, device)
-    return Loaded(network.inpaint, network.settings.size, None, (network.network,), network.device)
-
-
-def _medfe(path: Path, device: str) -> Loaded:
-    network = medfe.load(path, device)
-    return Loaded(network.inpaint, network.settings.size, None, (network.network,), network.device)
+def _network(load: Callable[[Path, str], Trainer], path: Path, device: str) -> Loaded:
+    found = load(path, device)
+    centred = isinstance(found, ContextEncoder) and found.settings.region == "centre"
+    parts = tuple(getattr(found, name) for name in found.exported)
+    return Loaded(found.inpaint, found.settings.size, found.blank.cpu() if centred else None, parts, found.device)
 
 
 def _search(path: Path, device: str, blend: bool) -> Loaded:
-    gan = dcgan.load(path, device)
+    gan = DCGAN.load(path, device)
     # a search repeats what its steps round 80 times: in 16 bits, on some processors alone, it ends elsewhere
     search = latent_search.LatentSearch(gan, replace(SEARCH, blend=blend), precision="fp32")
     return Loaded(search.inpaint, gan.settings.size, None, (gan.generator, gan.discriminator), gan.device)
@@ -130,18 +123,20 @@ def _search(path: Path, device: str, blend: bool) -> Loaded:
 
 def _encoder(name: str, title: str, region: str, **run) -> Method:
     joint = math.isinf if math.isinf(run.get("ratio", 1)) else math.isfinite
-    return Method(name, f"Context Encoder, {title}", _context_encoder, "context_encoder_ratios", run,
-                  lambda s: s.get("region") == region and joint(s.get("ratio", math.nan)))  # fmt: skip
+    fits = lambda s: s.get("region") == region and joint(s.get("ratio", math.nan))  # noqa: E731
+    return Method(name, f"Context Encoder, {title}", partial(_network, ContextEncoder.load), "context_encoder_ratios",
+                  run, fits, anywhere=region != "centre")  # fmt: skip
 
 
 def _convolution(name: str, title: str, conv: str, arm: str) -> Method:
-    return Method(name, title, _convolutions, "partial_conv_losses", {"arm": arm}, lambda s: s.get("conv") == conv)
+    return Method(name, title, partial(_network, PartialConvNet.load), "partial_conv_losses", {"arm": arm},
+                  lambda s: s.get("conv") == conv)  # fmt: skip
 
 
 def _dual(name: str, title: str, arm: str) -> Method:
     code, constraint = arm.split()
     fits = lambda s: s.get("constraint") == constraint and ("fixes" in s) == (code == "released")  # noqa: E731
-    return Method(name, title, _medfe, "medfe_vs_cae", {"arm": arm}, fits)
+    return Method(name, title, partial(_network, medfe.load), "medfe_vs_cae", {"arm": arm}, fits)
 
 
 def _latent(name: str, title: str, blend: bool) -> Method:
@@ -253,6 +248,7 @@ def keep(name: str, run: Run | None = None) -> Path:
 
     BadInput for a run of another method, one that is not done, and where none is.
     """
+    name = kept_file(name).stem  # of two methods with one network
     run = run or Run(method(name).study, newest(name, "night").parent.name)
     if not run.done:
         raise BadInput(f"{run.folder}: is not a finished run, so its network is not kept.")
@@ -275,7 +271,7 @@ def keep(name: str, run: Run | None = None) -> Path:
 def demo_scores(name: str) -> dict[str, float | str]:
     """What the kept network scores on 32 demo test photos: with a central hole where it was trained for that or
     without holes, else with irregular ones."""
-    loaded = method(name).load(inpaintlib.RESULTS / "networks" / f"{name}.pt", "cpu")
+    loaded = method(name).load(kept_file(name), "cpu")
     photos, ids, pictures = load_photos("demo", loaded.side, "test").spread(32)
     kind = "irregular" if isinstance(loaded.parts[0], UNet) else "centre"
     test_set = TestSet.make(f"demo, {kind}", photos, masks.make(kind, len(photos), loaded.side, 1), ids, pictures)

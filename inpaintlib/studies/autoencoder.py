@@ -15,7 +15,6 @@ rtv_ms, code_ms         milliseconds a photo of RTV's direct solver and of the e
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -34,7 +33,7 @@ from inpaintlib import BadInput, metrics, pretrained
 from inpaintlib.data import masks
 from inpaintlib.data.photos import Photos
 from inpaintlib.data.test_set import TestSet
-from inpaintlib.files import lock, reason
+from inpaintlib.files import lock, replacing
 from inpaintlib.harness import figures
 from inpaintlib.methods import rtv
 from inpaintlib.methods.autoencoder import CAE
@@ -77,22 +76,15 @@ def _kept(array: np.ndarray, batch: int = 32) -> np.ndarray:
     path = inpaintlib.DATA / "prepared" / "structure" / f"{digest.hexdigest()[:24]}.npy"
     with lock(path):
         if not path.exists():
-            temporary = path.with_name(f".{path.name}.tmp")
-            try:
-                _write_structures(array, temporary, batch)
-                os.replace(temporary, path)
-            except OSError as error:
-                raise BadInput(f"{path}: could not be written ({reason(error)}); free some space and start again") \
-                    from error  # fmt: skip
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(path, "free some space and start again") as file:
+                _write_structures(array, file.name, batch)
     try:
         return np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError) as error:
         raise BadInput(f"{path}: is damaged ({error}); delete it, and it is computed anew") from None
 
 
-def _write_structures(array: np.ndarray, path: os.PathLike, batch: int) -> None:
+def _write_structures(array: np.ndarray, path: str, batch: int) -> None:
     both = np.lib.format.open_memmap(path, "w+", np.uint8, (len(array), 6, *array.shape[2:]))
     for start, stop in pairwise(tqdm([*range(0, len(array), batch), len(array)], desc="structure images")):
         photos = torch.from_numpy(np.array(array[start:stop]))

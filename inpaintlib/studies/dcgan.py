@@ -49,9 +49,9 @@ def logits(gan: DCGAN, real: Tensor, n: int) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def features(inception: nn.Module, photos: Tensor, batch: int = 64) -> Tensor:
+def features(inception: nn.Module, photos: Tensor) -> Tensor:
     """FID's features (n,2048) of photos (n,3,S,S) in [0,1], on the CPU."""
-    return torch.cat([inception(part).cpu() for part in photos.split(batch)])
+    return torch.cat([inception(part).cpu() for part in photos.split(64)])
 
 
 def over_training(history: pd.DataFrame) -> dict[str, float]:

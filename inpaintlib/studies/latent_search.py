@@ -23,8 +23,9 @@ from inpaintlib.data import masks
 from inpaintlib.data import photos as stored
 from inpaintlib.data.test_set import TestSet
 from inpaintlib.harness import figures, sweep
-from inpaintlib.methods import classical, dcgan, poisson
+from inpaintlib.methods import classical, poisson
 from inpaintlib.methods.context_encoder import ContextEncoder
+from inpaintlib.methods.dcgan import DCGAN
 from inpaintlib.methods.latent_search import (
     LatentSearch,
     Search,
@@ -34,7 +35,7 @@ from inpaintlib.methods.latent_search import (
     pixel_weights,
     value_scale,
 )
-from inpaintlib.training import strip
+from inpaintlib.training import load_checkpoint, save_checkpoint, strip
 
 PARTS = ("arm", "mask", "blend", "restarts")
 CONTEXT_ENCODERS = {"centre": "ratio", "random_region": "random region", "random_pixels": "random pixels"}
@@ -45,17 +46,17 @@ FACES = ("celeba", "utkface")
 # What a search needs
 
 
-def trained_gan(study: str, preset: str, kimg: float = 0.0, device: str = "auto", **wanted) -> dcgan.DCGAN:
+def trained_gan(study: str, preset: str, kimg: float = 0.0, device: str = "auto", **wanted) -> DCGAN:
     """The DCGAN of the one finished run of notebook 30 with these parameters, as it was after ``kimg`` (0: at the end).
 
     Raises BadInput where there is no such run, naming the command that makes it, and for a length it did not keep.
     """
     run = sweep.finished(study, preset, **wanted)
     if not kimg:
-        return dcgan.load(run.folder / "weights.pt", device)
+        return DCGAN.load(run.folder / "weights.pt", device)
     kept = {float(path.stem): path for path in sorted((run.folder / "networks").glob("*.pt"))}
     if near := [path for length, path in kept.items() if abs(length - kimg) <= 0.1]:
-        return dcgan.load(near[0], device)
+        return DCGAN.load(near[0], device)
     lengths = ", ".join(f"{length:g}" for length in kept) or "none"
     raise BadInput(f"gan_kimg: {run.folder} kept no network after {kimg:g} kimg; it has {lengths}")
 
@@ -107,6 +108,21 @@ def search(method: LatentSearch, test_set: TestSet, records: int = 16) -> tuple[
     if method.device.type == "cuda":
         torch.cuda.synchronize(method.device)
     return found, time.perf_counter() - start
+
+
+def search_all(method: LatentSearch, test_sets: dict[str, TestSet], folder: Path
+               ) -> tuple[dict[str, Search], dict[str, float]]:  # fmt: skip
+    """What :func:`search` found in each test set. Each is saved in the folder's checkpoint.pt, and not done again."""
+    path, found, seconds = folder / "checkpoint.pt", {}, {}
+    saved = load_checkpoint(path, method.device, "delete it to search anew") if path.exists() else {}
+    for kind, test_set in test_sets.items():
+        if kind not in saved:
+            searched, took = search(method, test_set)
+            saved[kind] = searched._asdict() | {"seconds": took}
+            save_checkpoint(path, saved)
+        seconds[kind] = saved[kind]["seconds"]
+        found[kind] = Search(**{name: saved[kind][name] for name in Search._fields})
+    return found, seconds
 
 
 def fewer_restarts(method: LatentSearch, found: Search) -> dict[int, Search]:

@@ -39,6 +39,7 @@ from inpaintlib.methods.autoencoder import CAE, KINDS
 from inpaintlib.methods.medfe import MEDFE
 from inpaintlib.metrics import Evaluation
 from inpaintlib.studies.autoencoder import PATCH, kept_structures, structures
+from inpaintlib.training import load_checkpoint
 
 DAMPING = 1e-3  # of the ridge, in units of the features' mean variance
 CODES = {"described": medfe, "released": medfe_released}
@@ -63,8 +64,8 @@ def network_of(settings: medfe.Settings) -> type[MEDFE]:
 
 def load(path: Path, device: str = "auto") -> MEDFE:
     """The network of a finished run's weights.pt, described or released, as an Inpainter: its ``inpaint``."""
-    settings, _ = MEDFE.read(path)
-    return (medfe_released.MEDFE if "fixes" in settings else MEDFE).load(path, device)
+    released = "fixes" in load_checkpoint(path).get("settings", {})
+    return (medfe_released.MEDFE if released else MEDFE).load(path, device)
 
 
 def trained_codes(settings: medfe.Settings, study: str, preset: str, device: str = "auto",
