@@ -79,6 +79,26 @@ def test_a_claim_stands_in_units_of_what_its_seeds_could_have_seen_and_points_to
     assert [text.get_text() for text in above.texts] == ["a", "b"]
 
 
+def test_a_claim_without_a_scale_has_a_mark_and_one_beyond_the_axis_an_arrow():
+    nan = np.nan
+    rows = pd.DataFrame([
+        claim("trend", "increasing", 1.0, nan, nan, nan, nan, nan, "by construction"),
+        claim("far", "greater", 500.0, 499.0, 501.0, -90.0, 1.0, 0.0, "reproduced"),
+    ])  # fmt: skip
+    marks = [line for line in figures.claims_forest(rows).axes[0].lines if line.get_marker() not in ("None", "d")]
+    found = [(line.get_marker(), line.get_xdata()[0]) for line in marks]
+    assert found == [("^", 1.0), ("o", 40.0), (">", 52.0), ("<", -52.0)]
+
+
+def test_a_statement_is_whole_and_its_lines_are_alike():
+    for words in range(5, 40):
+        text = "id  " + " ".join(["statement"] * words)
+        lines = figures._wrapped(text).split("\n")
+        assert " ".join(lines) == text
+        assert max(map(len, lines)) <= 68
+        assert len(lines) <= -(-len(text) // 68) + 1
+
+
 def test_a_strip_of_photos_is_as_wide_as_its_photos_and_keeps_their_pixels():
     photos = [np.full((40, 40, 3), value, np.uint8) for value in (10, 20, 30)]
     figure = figures.grid({"input": photos, "filled": photos[::-1]}, columns=2)
