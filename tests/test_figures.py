@@ -79,6 +79,26 @@ def test_a_claim_stands_in_units_of_what_its_seeds_could_have_seen_and_points_to
     assert [text.get_text() for text in above.texts] == ["a", "b"]
 
 
+def test_a_claim_without_a_scale_has_a_mark_and_one_beyond_the_axis_an_arrow():
+    nan = np.nan
+    rows = pd.DataFrame([
+        claim("trend", "increasing", 1.0, nan, nan, nan, nan, nan, "by construction"),
+        claim("far", "greater", 500.0, 499.0, 501.0, -90.0, 1.0, 0.0, "reproduced"),
+    ])  # fmt: skip
+    marks = [line for line in figures.claims_forest(rows).axes[0].lines if line.get_marker() not in ("None", "d")]
+    found = [(line.get_marker(), line.get_xdata()[0]) for line in marks]
+    assert found == [("^", 1.0), ("o", 40.0), (">", 52.0), ("<", -52.0)]
+
+
+def test_a_statement_is_whole_and_its_lines_are_alike():
+    for words in range(5, 40):
+        text = "id  " + " ".join(["statement"] * words)
+        lines = figures._wrapped(text).split("\n")
+        assert " ".join(lines) == text
+        assert max(map(len, lines)) <= 68
+        assert len(lines) <= -(-len(text) // 68) + 1
+
+
 def test_a_strip_of_photos_is_as_wide_as_its_photos_and_keeps_their_pixels():
     photos = [np.full((40, 40, 3), value, np.uint8) for value in (10, 20, 30)]
     figure = figures.grid({"input": photos, "filled": photos[::-1]}, columns=2)
@@ -107,7 +127,25 @@ def test_a_plot_is_saved_with_a_palette_and_photos_with_all_colours(tmp_path):
 def test_every_panel_of_losses_says_what_its_axis_is():
     history = pd.DataFrame({"kimg": [0, 1], "d_real": [1.0, 2.0], "test_psnr_hole": [9.0, 12.0]})
     axes = figures.losses(history, ["d_real", "test_psnr_hole"]).axes
-    assert [ax.get_ylabel() for ax in axes] == ["loss", "PSNR of the hole, dB"]
+    assert [ax.get_ylabel() for ax in axes] == ["d_real, loss", "PSNR of the hole, dB"]
+
+
+@pytest.mark.parametrize(("terms", "shape"), [(3, (1, 3)), (5, (2, 3)), (7, (2, 4)), (8, (2, 4)), (9, (3, 3))])
+def test_losses_stand_in_lines_of_at_most_four(terms, shape):
+    history = pd.DataFrame({"kimg": [0, 1]} | {f"term {i}": [1.0, 2.0] for i in range(terms)})
+    axes = figures.losses(history).axes
+    assert [ax.get_ylabel() for ax in axes] == [f"term {i}, loss" for i in range(terms)]
+    assert axes[0].get_subplotspec().get_gridspec().get_geometry() == shape
+
+
+@pytest.mark.parametrize("text", ["a", "reconstruction only", "Context Encoder, random regions: not filled"])
+def test_no_caption_is_cut_where_it_fits_at_six_points(text):
+    picture = np.asarray(figures.caption(np.full((8, 264, 3), 255, np.uint8), text).convert("L"))
+    narrow = np.asarray(figures.caption(np.full((8, 128, 3), 255, np.uint8), text[:20]).convert("L"))
+    for each in (picture, narrow):
+        assert each.shape[0] == 18 + 8
+        assert each.min() < 128
+        assert each[:, -2:].min() == each[[0, -1]].min() == 255
 
 
 def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
@@ -122,7 +160,8 @@ def test_every_seed_is_a_point_beside_a_bar_of_the_published_gap():
 def test_intervals_are_drawn_where_the_table_says():
     table = pd.DataFrame({"metric": ["m", "m", "other"], "ratio": [1.0, np.inf, 1.0], "value": [2.0, 3.0, 9.0],
                           "ci_low": [1.5, np.nan, 9], "ci_high": [2.25, np.nan, 9]})  # fmt: skip
-    axes = figures.intervals(table, "m", "ratio", name=context_encoder.ratio_label)
+    axes = figures.panels(table, {"m": "M"}, "ratio", context_encoder.ratio_label, xlabel="λ").axes[0]
+    assert axes.get_xlabel() == "λ"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["×1", "reconstruction only"]
     segments = axes.collections[0].get_segments()
     assert [segment[:, 1].tolist() for segment in segments] == [[1.5, 2.25], [3.0, 3.0]]
@@ -157,7 +196,7 @@ def test_the_evolution_shows_only_the_lengths_that_all_runs_have(tmp_path):
     figures.evolution_of({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "both.gif")
     with Image.open(tmp_path / "both.gif") as picture:
         assert picture.n_frames == 2
-        assert picture.size == (6 * 16, 3 * (16 + 18))
+        assert picture.size == (6 * 16, 18 + 3 * (18 + 16))
 
 
 def test_a_shown_jpeg_is_as_large_as_one_that_is_drawn_there(tmp_path):

@@ -20,7 +20,9 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from PIL import Image, ImageDraw, ImageFont
 
 PALETTE = ["#3b6fb6", "#e0803a", "#4f9d69", "#b5484f", "#8268ac", "#8a6d5b", "#d17fb2", "#6e6e6e"]
-UNITS = {"psnr": "PSNR, dB", "psnr_hole": "PSNR of the hole, dB", "l1": "L1, fraction of the range"}
+DASHES = ("-", (0, (4, 4)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+UNITS = {"psnr": "PSNR, dB", "psnr_hole": "PSNR of the hole, dB", "l1": "L1, fraction of the range",
+         "l1_hole": "L1 of the hole,\nfraction of the range"}  # fmt: skip
 """Labels of what a training's history holds beside its losses."""
 VERDICTS = {"reproduced": ("#0072B2", "o"), "contradicted": ("#D55E00", "X"), "undecided": ("#7a7a7a", "s"),
             "by construction": ("#CC79A7", "^")}  # fmt: skip
@@ -79,14 +81,14 @@ def save(figure: plt.Figure, path: Path) -> plt.Figure:
     figure.savefig(path, metadata={"Software": None})
     if not any(ax.images for ax in figure.axes):
         with Image.open(path) as picture:
-            picture.convert("RGB").quantize(64).save(path, optimize=True)
+            picture.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(path, optimize=True)
     return figure
 
 
-def split_strip(path: Path, size: int | None = None) -> list[np.ndarray]:
-    """The photos (H,W,3) uint8 of a picture that :func:`inpaintlib.training.strip` wrote; square unless ``size``."""
+def split_strip(path: Path) -> list[np.ndarray]:
+    """The square photos (H,W,3) uint8 of a picture that :func:`inpaintlib.training.strip` wrote."""
     picture = np.asarray(Image.open(path).convert("RGB"))
-    size = size or picture.shape[0]
+    size = picture.shape[0]
     return [picture[:, i : i + size] for i in range(0, picture.shape[1], size)]
 
 
@@ -132,14 +134,14 @@ def curves(
 ) -> plt.Axes:
     """One line an arm against kimg (or another column ``x``): the mean over its seeds, with their range as a band.
 
-    Every other line is dashed, so that one that lies on another is seen; the legend stands beside the panel.
+    Lines take turns in four dashes, so that one that lies on another is seen; the legend stands beside the panel.
     """
     ax = ax or subplots(figsize=(6.4, 3.6))[1]
     for i, (arm, runs) in enumerate(histories.items()):
         wide = pd.concat([run.set_index(x)[column].dropna() for run in runs], axis=1).dropna()
         colour = (colours or PALETTE)[i % len(colours or PALETTE)]
         ax.plot(wide.index, wide.mean(axis=1), label=arm, color=colour, marker="." if len(wide) < 30 else None,
-                ls=("-", (0, (4, 4)))[i % 2])  # fmt: skip
+                ls=DASHES[i % len(DASHES)])  # fmt: skip
         ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=colour, alpha=0.15, lw=0)
     ax.set(xlabel="training length, kimg" if x == "kimg" else x, ylabel=label or column)
     legend(ax)
@@ -147,46 +149,41 @@ def curves(
 
 
 def losses(history: pd.DataFrame, columns: Sequence[str] | None = None, mean_over: int = 1) -> plt.Figure:
-    """The losses of one training, each in its own panel, with a running mean over so many rows (of many)."""
+    """The losses of one training, each in its own panel, at most four in a line, with a running mean over so many rows
+    (of many)."""
     known = ("kimg", "step", "seconds")
     columns = columns or [c for c in history if c not in known and not c.startswith("test_")]
-    figure, axes = subplots(1, len(columns), figsize=(2.8 * len(columns), 2.3), squeeze=False)
-    for i, (ax, column) in enumerate(zip(axes[0], columns, strict=True)):
+    lines = -(-len(columns) // 4)
+    wide = -(-len(columns) // lines)
+    figure, axes = subplots(lines, wide, figsize=(2.8 * wide, 2.3 * lines), squeeze=False)
+    for ax in axes.flat[len(columns) :]:
+        ax.remove()
+    for i, (ax, column) in enumerate(zip(axes.flat, columns)):  # noqa: B905
         line = history.dropna(subset=[column])
         smooth = mean_over > 1 and len(line) > 4 * mean_over
         colour = PALETTE[i % len(PALETTE)]
         ax.plot(line["kimg"], line[column], color=colour, alpha=0.35 if smooth else 1, lw=1)
         if smooth:
             ax.plot(line["kimg"], line[column].rolling(mean_over, min_periods=1).mean(), color=colour)
-        ax.set(title=column, xlabel="training length, kimg", ylabel=UNITS.get(column.removeprefix("test_"), "loss"))
+        label = UNITS.get(column.removeprefix("test_"), f"{column}, loss")
+        ax.set(xlabel="training length, kimg", ylabel=label)
     return figure
 
 
-def intervals(
-    table: pd.DataFrame, metric: str, by: str, *, label: str = "", name: Callable = str, ax: plt.Axes | None = None
-) -> plt.Axes:
-    """Mean and interval of one metric for each value of ``by``, in the table's order; rows of a tidy table."""
-    rows = table[table["metric"] == metric]
-    ax = ax or subplots(figsize=(6.4, 3.4))[1]
-    x = np.arange(len(rows))
-    ax.errorbar(x, rows["value"], yerr=ends(rows), fmt="o", capsize=4, color=PALETTE[0])
-    ax.set_xticks(x, [name(value) for value in rows[by]])
-    ax.set(ylabel=label or metric, xlim=(-0.5, len(rows) - 0.5))
-    return ax
-
-
-def panels(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable = str) -> plt.Figure:
-    """:func:`intervals` of several metrics (name -> label) side by side, those that the table has; of more than eight
-    values of ``by`` as a :func:`forest`."""
+def panels(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable = str, xlabel: str = "") -> plt.Figure:
+    """Mean and interval of metrics (name -> label) side by side, those that the table has, for each value of ``by`` in
+    the table's order; rows of a tidy table. More than eight values make a :func:`forest`."""
     metrics = {metric: label for metric, label in metrics.items() if metric in set(table["metric"])}
     if table[by].nunique() > 8:
         return forest(table, metrics, by, name)
     figure, axes = subplots(1, len(metrics), figsize=(3.1 * len(metrics), 3.2), squeeze=False)
     for ax, (metric, label) in zip(axes[0], metrics.items(), strict=True):
-        intervals(table, metric, by, name=name, ax=ax)
-        ax.set(title=label, ylabel="")
-        ax.tick_params(axis="x", rotation=40)
-        plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+        rows = table[table["metric"] == metric]
+        ax.errorbar(range(len(rows)), rows["value"], yerr=ends(rows), fmt="o", capsize=4, color=PALETTE[0])
+        labels = [name(value) for value in rows[by]]
+        turned = {} if max(map(len, labels)) < 4 else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(range(len(rows)), labels, **turned)
+        ax.set(title=label, xlabel=xlabel, xlim=(-0.5, len(rows) - 0.5))
     return figure
 
 
@@ -204,6 +201,9 @@ def forest(table: pd.DataFrame, metrics: dict[str, str], by: str, name: Callable
     return figure
 
 
+END = 40.0  # of the scale of claims_forest
+
+
 def claims_forest(rows: pd.DataFrame) -> plt.Figure:
     """One line a claim with a value, study by study: what was measured, with its interval.
 
@@ -211,14 +211,16 @@ def claims_forest(rows: pd.DataFrame) -> plt.Figure:
     differences and trends: how far beyond the limit, over the smallest distance that these seeds could have seen
     (``detectable``), turned so that the right is as claimed. Below, equality: the difference from what is claimed over
     the margin. Colour and marker: the verdict; hollow: ``below_trivial``; black diamond: the published value. Half the
-    interval stands for a detectable distance that is missing. The scale is linear to 2 and ends at 40.
+    interval stands for a detectable distance that is missing, and 1 where there is none. The scale is linear to 2 and
+    ends at 40; what lies further out stands there beside an arrow.
     """
     rows = rows[rows["ours"].notna() & rows["verdict"].isin(VERDICTS)]
+    rows = rows.assign(label=[_wrapped(f"{row.id}  {row.statement}") for row in rows.itertuples()])
     equal = rows["direction"] == "equal"
     parts = [part for part in (rows[~equal], rows[equal]) if len(part)]
-    counts = [len(part) + 1.3 * part["study"].nunique() + 1 for part in parts]
-    figure, axes = subplots(len(parts), 1, squeeze=False, figsize=(9.5, 0.2 * sum(counts) + 1.2),
-                            height_ratios=counts)  # fmt: skip
+    heights = [_claims_height(part) for part in parts]
+    figure, axes = subplots(len(parts), 1, squeeze=False, figsize=(9.5, 0.115 * sum(heights) + 1.2),
+                            height_ratios=heights)  # fmt: skip
     for ax, part in zip(axes[:, 0], parts, strict=True):
         _claims_panel(ax, part)
     marks = {verdict: {"color": colour, "marker": marker} for verdict, (colour, marker) in VERDICTS.items()}
@@ -229,30 +231,48 @@ def claims_forest(rows: pd.DataFrame) -> plt.Figure:
     return figure
 
 
+def _wrapped(text: str, width: int = 68) -> str:
+    """Lines of about the same length, at most so wide."""
+    lines = -(-len(text) // width)
+    return textwrap.fill(text, min(width, len(text) // lines + 8))
+
+
+def _claims_height(rows: pd.DataFrame) -> float:
+    """Of a panel of :func:`claims_forest`, in lines of text."""
+    return (rows["label"].str.count("\n") + 1.8).sum() + 2.2 * rows["study"].nunique() + 4
+
+
 def _claims_panel(ax: plt.Axes, rows: pd.DataFrame) -> None:
-    """Lines of :func:`claims_forest` that share a scale."""
+    """Claims of :func:`claims_forest` that share a scale; y counts lines of text."""
     equal, y, ticks = rows["direction"].iloc[0] == "equal", 0.0, []
     if equal:
         ax.axvspan(-1, 1, color="0.93", lw=0, zorder=0)
     for study, group in rows.groupby("study", sort=False):
-        ax.text(0, y, study, transform=ax.get_yaxis_transform(), weight="bold", fontsize=8, ha="left", va="center")
+        ax.text(0.005, y, study, transform=ax.get_yaxis_transform(), weight="bold", fontsize=8, va="center")
+        y += 0.6
         for row in group.itertuples():
-            y += 1
-            ticks.append((y, f"{row.id}  {row.statement if len(row.statement) < 62 else row.statement[:60] + '…'}"))
-            value, low, high, published = np.clip(_standardised(row), -40, 40)
+            lines = 1.8 + row.label.count("\n")
+            y += lines / 2
+            ticks.append((y, row.label))
+            found = _standardised(row)
+            value, low, high, published = np.clip(found, -END, END)
             colour, marker = VERDICTS[row.verdict]
             ax.plot([low, high], [y, y], color=colour, lw=1.5)
             ax.plot(value, y, marker, color=colour, ms=6, mfc="white" if str(row.below_trivial) == "True" else colour)
             ax.plot(published, y, "d", color="black", ms=4, zorder=3)
-        y += 1.3
+            for x, of_mark in ((found[0], colour), (found[3], "black")):
+                if abs(x) > END:
+                    ax.plot(1.3 * np.clip(x, -END, END), y, "<>"[int(x > 0)], color=of_mark, ms=4)
+            y += lines / 2
+        y += 1.6
     ax.axvline(0, color="0.3", lw=1, zorder=0)
     ax.set_xscale("symlog", linthresh=2)
-    reach = max(3.0, *np.abs(ax.dataLim.intervalx) * 1.15)
+    reach = max(3.0, *np.abs(ax.dataLim.intervalx) * 1.25)
     steps = [step for step in (-30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30) if abs(step) < reach]
     ax.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
     ax.set_xlim(-reach, reach)
     ax.set_yticks(*zip(*ticks, strict=True), fontsize=7)
-    ax.set_ylim(y - 0.6, -0.8)
+    ax.set_ylim(y - 1.2, -1.2)
     ax.set_xlabel("difference from what is claimed / margin" if equal else
                   "against the claim  ←  beyond the limit / detectable  →  as claimed")  # fmt: skip
 
@@ -260,11 +280,13 @@ def _claims_panel(ax: plt.Axes, rows: pd.DataFrame) -> None:
 def _standardised(row) -> list[float]:
     """Value, ends of the interval and published value of a claim, on the scale of :func:`claims_forest`."""
     found, half = (row.ours, row.ci_low, row.ci_high, row.published), (row.ci_high - row.ci_low) / 2
-    if row.direction == "equal":
+    equal = row.direction == "equal"
+    unit = next(x for x in (row.limit if equal else row.detectable, half, 1.0) if x > 0)
+    if equal:
         centre = 0.0 if np.isnan(row.published) else row.published
-        return [(x - centre) / (row.limit if row.limit > 0 else half) for x in found]
-    sign, unit = -1 if row.direction in ("less", "decreasing") else 1, row.detectable if row.detectable > 0 else half
-    return [(sign * x - (0.0 if np.isnan(row.limit) else row.limit)) / (unit or 1.0) for x in found]
+        return [(x - centre) / unit for x in found]
+    sign = -1 if row.direction in ("less", "decreasing") else 1
+    return [(sign * x - (0.0 if np.isnan(row.limit) else row.limit)) / unit for x in found]
 
 
 def live(history: pd.DataFrame) -> None:
@@ -280,14 +302,21 @@ def live(history: pd.DataFrame) -> None:
     plt.close(figure)
 
 
-def caption(picture: np.ndarray, text: str, zoom: int = 1, height: int = 18) -> Image.Image:
-    """A photo or strip (H,W,3) uint8, enlarged without smoothing, with one line of text above it."""
+def caption(picture: np.ndarray, text: str, zoom: int = 1) -> Image.Image:
+    """A photo or strip (H,W,3) uint8, enlarged without smoothing, with one line of text above it, as small as it must
+    be to fit."""
     photo = Image.fromarray(picture)
     photo = photo.resize((photo.width * zoom, photo.height * zoom), Image.Resampling.NEAREST)
-    canvas = Image.new("RGB", (photo.width, photo.height + height), "white")
-    canvas.paste(photo, (0, height))
-    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 12)  # Matplotlib brings it
-    ImageDraw.Draw(canvas).text((4, 1), text, fill="black", font=font)
+    return stacked([_line(text, photo.width), photo])
+
+
+def _line(text: str, width: int) -> Image.Image:
+    """One line of text on white, ``width`` px wide."""
+    canvas = Image.new("RGB", (width, 18), "white")
+    path = font_manager.findfont("DejaVu Sans")  # Matplotlib brings it
+    sizes = [ImageFont.truetype(path, size) for size in range(12, 5, -1)]
+    font = next((font for font in sizes if font.getlength(text) <= width - 6), sizes[-1])
+    ImageDraw.Draw(canvas).text((4, 14), text, fill="black", font=font, anchor="ls")
     return canvas
 
 
@@ -345,7 +374,7 @@ def evolution(run_folder: Path, path: Path, zoom: int = 1, columns: int = 6) -> 
 
 
 def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int = 6, unit: str = "kimg") -> Path:
-    """The GIF of several trainings side by side in rows: their frames at equal kimg, the ground truth below.
+    """The GIF of several trainings in rows: how long they trained, their frames at equal kimg, the ground truth below.
 
     ``unit``: what the frames' names count, where that is not kimg.
     """
@@ -354,11 +383,15 @@ def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int 
     common = set.intersection(*({file.name for file in frames(folder)} for folder in runs.values()))
     pictures = []
     for name in sorted(common):
-        kimg = f"{float(Path(name).stem):g} {unit}"
+        length = f"{round(float(Path(name).stem), 1):g} {unit}"
         rows = {
             label: np.concatenate(split_strip(folder / "frames" / name)[:columns], 1) for label, folder in runs.items()
         }
-        stack = [caption(row, f"{label}, {kimg}" if label else kimg, zoom) for label, row in rows.items()]
+        stack = [caption(row, label, zoom) for label, row in rows.items()]
+        if "" in rows:
+            stack = [caption(rows[""], length, zoom)]
+        else:
+            stack.insert(0, _line(length, stack[0].width))
         pictures.append(stacked([*stack, caption(truth, "ground truth", zoom)]))
     return gif(pictures, path, 400)
 

@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
         Method("telea", "Telea", _classical(classical.telea)),
         Method("navier_stokes", "Navier-Stokes", _classical(classical.navier_stokes)),
         Method("biharmonic", "biharmonic", _classical(classical.biharmonic)),
-        Method("membrane", "blended flat source", _classical(classical.membrane)),
+        Method("membrane", "membrane", _classical(classical.membrane)),
         Method("mean_colour", "mean colour", _classical(classical.mean_colour)),
     )
 }

@@ -197,11 +197,13 @@ def valid_l1(network: PartialConvNet, test_set: TestSet) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill_deviation(network: PartialConvNet, test_set: TestSet, greys: Sequence[float] = (0.0, 0.5, 1.0)) -> np.ndarray:
-    """(n,): the standard deviation of each pixel of the fill over greys that the hole held, mean over the hole."""
+def fill_deviation(network: PartialConvNet, test_set: TestSet) -> np.ndarray:
+    """(n,): the standard deviation of each pixel of the fill while the hole holds black, grey and white, mean over the
+    hole."""
     rows = []
     for photos, hole in test_set.batches(64, network.device):
-        ends = torch.stack([network.inpaint(photos, hole, torch.full((), v, device=hole.device)) for v in greys])
+        held = [torch.full((), value, device=hole.device) for value in (0.0, 0.5, 1.0)]
+        ends = torch.stack([network.inpaint(photos, hole, value) for value in held])
         spread = ends.std(0, correction=0).mean(1, keepdim=True) * hole
         rows.append(spread.sum((1, 2, 3)) / hole.sum((1, 2, 3)))
     return torch.cat(rows).cpu().numpy()
@@ -377,6 +379,20 @@ def watch_filling(path: Path, size: int = 512) -> Path:
     return filling(maps, labels, path, np.asarray(photo))
 
 
+def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray) -> Path:
+    """The GIF of a mask that closes layer by layer: valid maps bool (1,1,h,w) of any size, white = valid.
+
+    Beside each map the ``photo`` (H,W,3), of which the parts are dark that no valid pixel has reached.
+    """
+    pictures, lit = [], np.asarray(Image.fromarray(photo).resize((192, 192), Image.Resampling.BILINEAR))
+    for valid, label in zip(maps, labels, strict=True):
+        grey = np.repeat(np.asarray(valid[0, 0], np.uint8)[..., None] * 255, 3, 2)
+        closed = np.asarray(Image.fromarray(grey).resize((192, 192), Image.Resampling.NEAREST))
+        reached = (lit * (0.2 + 0.8 * closed / 255)).astype(np.uint8)
+        pictures.append(figures.caption(np.concatenate([closed, reached], 1), label))
+    return figures.gif(pictures, path, 700, 3)
+
+
 def by_hole(table: pd.DataFrame, metric: str, arms: Sequence[str], label: str = "", scale: float = 1.0) -> plt.Figure:
     """One metric against the masked fraction of the photo, a line an arm with its interval, a panel a border rule.
 
@@ -422,13 +438,13 @@ def zoomed(pictures: dict[str, np.ndarray], side: float = 0.4, where: np.ndarray
     return figure
 
 
-def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = GRID_PERIODS) -> plt.Figure:
+def spectra(found: dict[str, Sequence[pd.DataFrame]]) -> plt.Figure:
     """Power of the fill over the ground truth's, dB, against frequency: one line an arm, its mean over seeds and range.
 
-    Grey lines mark the ``periods`` (px) at which strided layers can leave a grid.
+    Grey lines mark the periods (px) at which strided layers can leave a grid.
     """
     figure, ax = figures.subplots(figsize=(6.8, 3.6))
-    for period in periods:
+    for period in GRID_PERIODS:
         ax.axvline(1 / period, color="0.8", lw=1, zorder=0)
         ax.text(1 / period, 1, f"{period} px ", transform=ax.get_xaxis_transform(), fontsize=8, ha="right", va="top")
     for i, (arm, runs) in enumerate(found.items()):
@@ -443,31 +459,18 @@ def spectra(found: dict[str, Sequence[pd.DataFrame]], periods: Sequence[int] = G
     return figure
 
 
-def filling(maps: Sequence, labels: Sequence[str], path: Path, photo: np.ndarray, side: int = 192) -> Path:
-    """The GIF of a mask that closes layer by layer: valid maps bool (1,1,h,w) of any size, white = valid.
-
-    Beside each map the ``photo`` (H,W,3), of which the parts are dark that no valid pixel has reached.
-    """
-    pictures, lit = [], np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR))
-    for valid, label in zip(maps, labels, strict=True):
-        grey = np.repeat(np.asarray(valid[0, 0], np.uint8)[..., None] * 255, 3, 2)
-        closed = np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.NEAREST))
-        reached = (lit * (0.2 + 0.8 * closed / 255)).astype(np.uint8)
-        pictures.append(figures.caption(np.concatenate([closed, reached], 1), label))
-    return figures.gif(pictures, path, 700, 3)
-
-
-def growing(runs: dict[str, Path], path: Path, zoom: int = 2, columns: int = 3) -> Path:
-    """The GIF of one photo whose hole grows: input, each arm's fill, ground truth, from strips that the runs left."""
+def growing(runs: dict[str, Path], path: Path, columns: int = 3) -> Path:
+    """The GIF of one photo whose hole grows: input, each arm's fill, ground truth, each at least 128 px wide, of every
+    other photo of the strips that the runs left."""
     folder = next(iter(runs.values()))
     rows = {"input": figures.split_strip(folder / "growing_input.png")}
     rows |= {label: figures.split_strip(run / "growing.png") for label, run in runs.items()}
     rows |= {"ground truth": figures.split_strip(folder / "growing_truth.png") * len(rows["input"])}
-    pictures = []
-    for i in range(len(rows["input"])):
+    zoom, pictures = -(-128 // len(rows["input"][0])), []
+    for i in range(1, len(rows["input"]), 2):
         cells = [figures.caption(photos[i], label, zoom) for label, photos in rows.items()]
         lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
         blank = Image.new("RGB", cells[0].size, "white")
         lines = [[np.asarray(cell) for cell in (line + [blank] * columns)[:columns]] for line in lines]
         pictures.append(figures.stacked([Image.fromarray(np.concatenate(line, 1)) for line in lines]))
-    return figures.gif(pictures, path, 180, 6)
+    return figures.gif(pictures, path, 360, 3)
