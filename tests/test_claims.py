@@ -488,6 +488,16 @@ def test_values_for_prose_are_the_shown_rows(toy):
         claims.value("XX")
 
 
+def test_a_report_names_absent_arms_once_and_not_where_other_photos_tested_the_claim(toy):
+    toy.build(claim("X"), claim("N"))
+    rows = claims.table(Results("toy", "quick"))
+    absent = {"verdict": NOT_TESTED, "why": "the preset quick has no finished run with arm = a.", "dataset": "other"}
+    rows = pd.concat([rows[rows["id"] == "X"], rows.assign(**absent)])
+    line, absent_line = claims.said(rows, "X", "N", dataset="demo").splitlines()
+    assert line.startswith("* **X** s (ours). **reproduced**: +1 [")
+    assert absent_line == "* Not among the runs of this preset: **N** s."
+
+
 def test_a_sentence_of_prose_follows_the_verdict(toy):
     prose = {"prose": ["It is", "It is not"]}
     listed = [claim("above"), claim("below", "less"), claim("open", above=1), claim("none", metric="no")]

@@ -487,14 +487,15 @@ def discussed(study: str, rows: pd.DataFrame, short: bool = False) -> str:
 
 
 def said(rows: pd.DataFrame, *names: str, dataset: str = "") -> str:
-    """Rows of these claims as a Markdown list, for a report; claims whose arms the preset does not have share one line.
+    """Rows of these claims as a Markdown list, for a report; claims whose arms the preset does not have share one line,
+    unless they were tested on another data set.
 
     ``dataset``: that of the report; a row on another one says so. Names without a row are left out.
     """
-    lines, absent_ones = [], []
+    lines, absent_ones, tested = [], [], set(rows.loc[rows["verdict"] != NOT_TESTED, "id"])
     for row in pd.concat([rows[rows["id"] == name] for name in names]).itertuples():
         if row.verdict == NOT_TESTED and row.why.startswith(f"the preset {row.preset} has no"):
-            absent_ones.append(f"**{row.id}** {row.statement}")
+            absent_ones += [f"**{row.id}** {row.statement}"] if row.id not in tested else []
             continue
         found = [row.why] if row.verdict == NOT_TESTED else [measured(row)]
         found += [row.why] if row.verdict in (CONTRADICTED, BY_CONSTRUCTION) and row.why else []
