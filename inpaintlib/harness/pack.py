@@ -99,10 +99,10 @@ def contents(preset: str, studies: list[str]) -> dict[str, Path]:
 
 def pack(preset: str, folder: str | Path, studies: list[str]) -> str:
     """Write the parts and their manifest into the folder; returns a sentence. Raises BadInput where that cannot be."""
-    files, folder = contents(preset, studies), Path(folder)
+    folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise BadInput(f"pack: {folder} is not empty; name a folder that is new or empty")
-    plan = inpaintlib.ROOT / "notebooks" / "sweeps" / "full.md"
+    files, plan = contents(preset, studies), inpaintlib.ROOT / "notebooks" / "sweeps" / "full.md"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         parts = _Parts(folder)
