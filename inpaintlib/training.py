@@ -184,9 +184,9 @@ class Trainer:
     def load_state_dict(self, state: dict, name: str = "checkpoint") -> None:
         """Loads some or all parts, saved on any device; BadInput where they are of another architecture."""
         try:
-            for part in [name for name in state if name not in ("kind", "settings")]:  # a DCGAN's had these
-                getattr(self, part).load_state_dict(state[part])
-                for group in getattr(getattr(self, part), "param_groups", ()):
+            for part in (each for each in state if each not in ("kind", "settings")):  # a DCGAN's had these
+                (own := getattr(self, part)).load_state_dict(state[part])
+                for group in getattr(own, "param_groups", ()):
                     group["capturable"] = self.device.type == "cuda"
         except (RuntimeError, ValueError, AttributeError, TypeError, KeyError) as error:
             reason = str(error).splitlines()[0]

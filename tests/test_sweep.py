@@ -442,7 +442,7 @@ def test_a_run_that_hangs_fails_alone_and_one_that_others_run_is_waited_for(stud
 
 def test_the_time_limit_stops_in_good_order(study, scheduler, capsys):
     path = study("{quick: {runs: [{seed: 1}, {act: sleep, seed: [0, 1]}]}}")
-    assert sweep.run(path, scheduler=scheduler, time_limit=24.0) == 0
+    assert sweep.run(path, scheduler=scheduler, time_limit=8.0) == 0
     assert "Time is up: 1 of 3 runs are done" in capsys.readouterr().out
     assert sorted(states().values()) == ["done", "unfinished", "unfinished"]
     assert not survivors(run_pids())

@@ -53,7 +53,6 @@ COLUMNS = ["id", "source", "place", "statement", "metric", "direction", "unit", 
 NUMBERS = ["published", "ours", "ci_low", "ci_high", "p", "p_adjusted", "detectable", "seeds_needed", "wins", "n_seeds",
            "n_photos", "n_pictures"]  # fmt: skip
 TWO_LOOKS = "Two looks at half the alpha each, the second with more seeds: p is twice the smaller one"
-WAITS = re.compile(r"incomplete grid: \d+ of \d+ runs missing")
 SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
 WAITING = "claims of the same family that wait for runs count as tested in the correction; here these are {}"
 CLOCK = ("training_photos_per_second", "training_seconds")  # of runs of one processor alone these may be compared
@@ -120,7 +119,8 @@ def _rows_of(claim: dict, results: Results, looks: int) -> list[dict]:
                 outcome = _of_two_looks(test(claim | of, results.first_look), outcome)
         own = [[item for item in group if item.parameters.get("dataset") == dataset] for group in groups]
         row = _row(results.study, claim | of, outcome, parted, dataset)
-        rows.append(row | {"looks": looks, "p": min(looks * outcome.p, 1.0), "used": own})
+        waits = bool(_missing(some, results.states)) and "by_construction" not in claim
+        rows.append(row | {"looks": looks, "p": min(looks * outcome.p, 1.0), "used": own, "waits": waits})
     return rows
 
 
@@ -163,10 +163,14 @@ def but_seed(item: sweep.Planned) -> tuple:
 
 def _incomplete(used: list[sweep.Planned], states: dict[str, str]) -> str:
     """Why a grid cannot be judged: runs that diverged or are missing; "" where all are done."""
-    found = [states.get(item.run_id, "missing") for item in used]
-    diverged, missing = found.count("diverged"), len(found) - found.count("diverged") - found.count("done")
+    diverged, missing = sum(states.get(item.run_id) == "diverged" for item in used), _missing(used, states)
     said = [f"{n} of {len(used)} runs {what}" for n, what in ((missing, "missing"), (diverged, "diverged")) if n]
     return f"incomplete grid: {' and '.join(said)}." if said else ""
+
+
+def _missing(used: list[sweep.Planned], states: dict[str, str]) -> int:
+    """How many of the runs are still to do."""
+    return sum(states.get(item.run_id) not in ("done", "diverged") for item in used)
 
 
 def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = None, dataset: str = "") -> dict:
@@ -179,7 +183,7 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
             "ours": outcome.ours, "ci_low": outcome.low, "ci_high": outcome.high, "p": outcome.p, "wins": outcome.wins,
             "cells": outcome.cells, "family": family(claim), "headline": bool(claim.get("headline")),
             "n_seeds": outcome.seeds, "study": study, "dataset": dataset, "why": outcome.why, "outcome": outcome,
-            "waits": bool(WAITS.match(outcome.why)) and "by_construction" not in claim,
+            "waits": False,
             "preset": results.preset if results else ""}  # fmt: skip
     if not (math.isnan(outcome.low) or math.isnan(published)):
         row["published_inside"] = outcome.low <= published <= outcome.high

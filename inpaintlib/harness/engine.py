@@ -195,8 +195,9 @@ def sweep(
     Returns 0 when all runs are done (or time was up and none failed), 1 when some are not, 130 when interrupted.
     """
     planned = [item for items in graph.values() for item in items]
-    if before := sum(item.run.done for item in planned if item not in due):
-        tqdm.write(f"{before} of {len(planned)} runs were done before")
+    to_do = {(item.study, item.run_id) for item in due}
+    if finished := sum(item.run.done for item in planned if (item.study, item.run_id) not in to_do):
+        tqdm.write(f"{finished} of {len(planned)} runs were done before")
     workers = workers or default_workers()
     threads = None if scheduler else max(1, _cores() // workers)  # however few are due: other threads, other sums
     job = Job(None, inpaintlib.RESULTS.resolve(), inpaintlib.DATA.resolve(), threads, run_time_limit)

@@ -158,7 +158,7 @@ def losses(history: pd.DataFrame, columns: Sequence[str] | None = None, mean_ove
     figure, axes = subplots(lines, wide, figsize=(2.8 * wide, 2.3 * lines), squeeze=False)
     for ax in axes.flat[len(columns) :]:
         ax.remove()
-    for i, (ax, column) in enumerate(zip(axes.flat, columns)):  # noqa: B905
+    for i, (ax, column) in enumerate(zip(axes.flat[: len(columns)], columns, strict=True)):
         line = history.dropna(subset=[column])
         smooth = mean_over > 1 and len(line) > 4 * mean_over
         colour = PALETTE[i % len(PALETTE)]
@@ -387,10 +387,8 @@ def evolution_of(runs: dict[str, Path], path: Path, zoom: int = 1, columns: int 
         rows = {
             label: np.concatenate(split_strip(folder / "frames" / name)[:columns], 1) for label, folder in runs.items()
         }
-        stack = [caption(row, label, zoom) for label, row in rows.items()]
-        if "" in rows:
-            stack = [caption(rows[""], length, zoom)]
-        else:
+        stack = [caption(row, label or length, zoom) for label, row in rows.items()]
+        if "" not in rows:
             stack.insert(0, _line(length, stack[0].width))
         pictures.append(stacked([*stack, caption(truth, "ground truth", zoom)]))
     return gif(pictures, path, 400)

@@ -8,8 +8,8 @@ The comment gives the unit or meaning, and may end in what is allowed::
     tensorboard: bool = True  # write logs to watch (cosmetic)
 
 A square bracket includes the bound and a round one excludes it; braces list the choices; ``a power of two`` is asked
-for where the meaning says so; ``(cosmetic)`` marks what
-cannot change the result and so stays out of the run's identity, as do ``study`` and ``run_id``, its address.
+for where the meaning says so; ``(cosmetic)`` marks what cannot change the result and so stays out of the run's
+identity, as do ``study`` and ``run_id``, its address.
 """
 
 import ast

@@ -353,21 +353,21 @@ def _excess(claim: dict, results: Results, values: np.ndarray) -> Outcome:
         return directional(values, 1, above)
     if not set(names) <= set(results.photo_columns):
         return Outcome(values[0], why="All seeds have the same value: there is no spread to test against.")
-    pictures = _pictures(results, rows_of_arm(results, claim["where"]), names)
+    pictures = _pictures([results.photos(row) for _, row in rows_of_arm(results, claim["where"]).iterrows()], names)
     found = directional((pictures[names[0]] - pictures[names[1]]).to_numpy(), 1, above)
     return Outcome(found.ours, found.low, found.high, found.p, found.side, len(values),
                    why="no training is part of it: interval and p are over pictures")  # fmt: skip
 
 
 def _correlation(claim: dict, results: Results) -> Outcome:
-    rows, names = rows_of_arm(results, claim["where"]), [claim["metric"], claim["with"]]
-    for photos in (results.photos(row) for _, row in rows.iterrows()):
-        for name in names:
-            if name not in photos:
-                raise NotTested(f"per_image has no column {name!r}{_near(name, photos)}")
-    rhos = [results.photos(row)[names].corr("spearman").iloc[0, 1] for _, row in rows.iterrows()]
-    outcome = directional(_measured(results, names[0], np.array(rhos)), claim["sign"])
-    pictures = _pictures(results, rows, names)
+    names = [claim["metric"], claim["with"]]
+    runs = [results.photos(row) for _, row in rows_of_arm(results, claim["where"]).iterrows()]
+    for photos in runs:
+        if lacking := [name for name in names if name not in photos]:
+            raise NotTested(f"per_image has no column {lacking[0]!r}{_near(lacking[0], photos)}")
+    rhos = np.array([photos[names[0]].corr(photos[names[1]], method="spearman") for photos in runs])
+    outcome = directional(_measured(results, names[0], rhos), claim["sign"])
+    pictures = _pictures(runs, names)
     found = stats.spearmanr(pictures[names[0]], pictures[names[1]])
     return _over_both(outcome, claim["sign"] * found.statistic, found.pvalue)
 
@@ -395,11 +395,10 @@ def _over_both(outcome: Outcome, effect: float, p: float) -> Outcome:
     return replace(outcome, p=p, power=lambda alpha: (math.nan, math.inf), why=why)
 
 
-def _pictures(results: Results, rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Columns of per_image of these runs, which saw the same photos: a row a picture, the mean over its photos."""
-    photos = [results.photos(row) for _, row in rows.iterrows()]
-    means = np.mean([one[names].to_numpy(float) for one in photos], axis=0)
-    return pd.DataFrame(means, columns=names).groupby(_picture(photos[0])).mean()
+def _pictures(runs: list[pd.DataFrame], names: list[str]) -> pd.DataFrame:
+    """Columns of the per_image of ``runs``, which saw the same photos: a row a picture, the mean over its photos."""
+    means = np.mean([photos[names].to_numpy(float) for photos in runs], axis=0)
+    return pd.DataFrame(means, columns=names).groupby(_picture(runs[0])).mean()
 
 
 def _picture(photos: pd.DataFrame) -> np.ndarray:
@@ -410,7 +409,7 @@ def _picture(photos: pd.DataFrame) -> np.ndarray:
 def _declines(claim: dict, results: Results) -> np.ndarray:
     name, found = f"test_{claim['metric']}", []
     rows, least = rows_of_arm(results, claim["where"]), claim.get("least_kimg", 0)
-    if (rows["kimg"] < least).any():
+    if least and (rows["kimg"] < least).any():
         raise NotTested(f"it is about trainings of {least:g} kimg or more; these have {rows['kimg'].min():g}.")
     for history in results.histories(**claim["where"]):
         if name not in history:
