@@ -43,7 +43,7 @@ class Settings(Checked):
     reconstruction: str = one_of("l2", ("l1", "l2_sum"))  # loss; l2_sum: not averaged over pixels
     overlap: int = number(7, unit="px")  # px of band inside the patch's edge; Pathak 2016 has 7, its code 4
     overlap_visible: bool = False  # the network sees the band (Pathak 2016); Meneust & Pinto 2024 blank it
-    overlap_weight: float = number(10.0, above=0)  # of the reconstruction in the band; random regions: of known pixels
+    overlap_weight: float = number(10.0)  # of the reconstruction in the band, 0: none; random regions: of known pixels
     placeholder: str = one_of("zero", ("mean",))  # in the hole: mid-grey, or ImageNet's mean (the code)
     lr: float = number(2e-4, above=0)  # Adam's learning rate for the discriminator D
     generator_lr_factor: float = number(10.0, above=0)  # the generator's learning rate over D's; the code: 1 at ratio 0
