@@ -23,7 +23,7 @@ full: $(if $(DRY)$(REHEARSE),.venv/installed,fetch) # an hour of a GPU: make ful
 	$(PY) -m inpaintlib full $(if $(DRY),--dry-run) $(if $(REHEARSE),--rehearse) $(if $(TIME),--time-limit $(TIME))
 
 test: fetch lint
-	$(PY) -m pytest $(if $(SLOW),,-m "not slow")
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(SLOW),,-m "not slow")
 
 lint: .venv/installed
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

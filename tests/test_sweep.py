@@ -665,6 +665,15 @@ def test_a_sweep_outlives_the_machines_sleep_and_interrupted_leaves_no_process_a
     assert starts == [(9, "x"), (0, "xx"), (1, "xx"), (8, "x")]
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system weighs processes, not sessions")
+def test_a_run_is_as_nice_as_its_sweep():
+    code = "import os; os.nice(5); from inpaintlib.harness import engine; engine._own_session()"
+    code += "; print(os.getsid(0) == os.getpid(), open('/proc/self/autogroup').read())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    own, *_, nice = done.stdout.split()
+    assert (own, nice) == ("True", "5")
+
+
 @pytest.mark.parametrize("whom", ["sweep", "worker"])
 def test_whoever_is_killed_leaves_no_process(study, whom):
     path = study("{quick: {runs: [{act: sleep, seed: 0}]}}")

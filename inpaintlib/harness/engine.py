@@ -112,8 +112,15 @@ def _death(code: int, limit: float | None) -> str:
 # In the run's own process ---------------------------------------------------------------------------------------------
 
 
-def _work(job: Job) -> None:
+def _own_session() -> None:
+    """A session of its own, whose processes can be killed together, and as nice as this process is."""
     os.setsid()
+    with contextlib.suppress(OSError):  # Linux shares its time among sessions first, and gives a new one no niceness
+        Path("/proc/self/autogroup").write_text(str(os.nice(0)))
+
+
+def _work(job: Job) -> None:
+    _own_session()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     inpaintlib.RESULTS, inpaintlib.DATA = job.results, job.data
