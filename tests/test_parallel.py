@@ -134,7 +134,7 @@ def test_batch_norm_is_pytorchs_in_one_process():
     ("words", "said"),
     [("context_encoder_ratios", "torchrun: name a study and a preset"),
      ("context_encoder_ratios smoke seed=77", "torchrun: 0 runs .* have seed=77; name one"),
-     ("context_encoder_ratios smoke arm=ratio", "torchrun: 8 runs .* have arm=ratio; name one")],
+     ("context_encoder_ratios smoke arm=ratio", "torchrun: 6 runs .* have arm=ratio; name one")],
 )  # fmt: skip
 def test_torchrun_wants_one_run(results, words, said):
     with pytest.raises(BadInput, match=said):
