@@ -311,6 +311,9 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
 
     # a scheduler that wakes from the machine's sleep would take its workers for lost; a dead one's connection ends
     dask.config.set({"logging.distributed": "critical", "distributed.scheduler.worker-ttl": None})
+    # Dask looks at itself 50 to 100 times a second, which took a tenth of a core from the trainings
+    looks = {"admin.tick.interval": "1s", "admin.system-monitor.interval": "5s", "worker.profile.enabled": False}
+    dask.config.set({f"distributed.{name}": value for name, value in looks.items()})
     # Dask has workers hand each freed block back to the system: a third of a training's time went into page faults
     memory = {"MALLOC_TRIM_THRESHOLD_": 2**33, "MALLOC_MMAP_THRESHOLD_": 2**25}
     dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in memory.items()})
