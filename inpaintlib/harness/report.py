@@ -68,9 +68,10 @@ def _execute(notebook: Path, study: str, preset: str) -> Path:
     given = {"study": study, "preset": preset}
     given = {name: value for name, value in given.items() if name in notebook_parameters(notebook)}
     os.environ |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "INPAINT_RESULTS": str(inpaintlib.RESULTS.resolve())}
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # a kernel warns that others on this machine could listen to it
     with contextlib.chdir(notebook.parent):
         papermill.execute_notebook(str(notebook), str(target.resolve()), parameters=given, kernel_name="python3",
-                                   progress_bar=False)  # fmt: skip
+                                   progress_bar=False, extra_arguments=quiet)  # fmt: skip
     return target
 
 
