@@ -115,8 +115,12 @@ def _death(code: int, limit: float | None) -> str:
 def _own_session() -> None:
     """A session of its own, whose processes can be killed together, and as nice as this process is."""
     os.setsid()
-    with contextlib.suppress(OSError):  # Linux shares its time among sessions first, and gives a new one no niceness
-        Path("/proc/self/autogroup").write_text(str(os.nice(0)))
+    share, nice = Path("/proc/self/autogroup"), os.nice(0)
+    for _ in range(10 if nice and share.exists() else 0):  # Linux shares time among sessions; a new one is not nice
+        with contextlib.suppress(OSError):  # another session was made nice within this tenth of a second
+            share.write_text(str(nice))
+            return
+        time.sleep(0.1)
 
 
 def _work(job: Job) -> None:
@@ -297,6 +301,19 @@ def _report(future: Any, item: Planned, bar: tqdm) -> None:
 
 # The cluster ----------------------------------------------------------------------------------------------------------
 
+DASK = {
+    "logging.distributed": "critical",
+    # a scheduler that wakes from the machine's sleep would take its workers for lost; a dead one's connection ends
+    "distributed.scheduler.worker-ttl": None,
+    # Dask looks at itself 50 to 100 times a second, which took a tenth of a core from the trainings
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.profile.enabled": False,
+    # Dask has workers hand each freed block back to the system: a third of a training's time went into page faults
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**33,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
+}
+
 
 @contextlib.contextmanager
 def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[Any, dict[str, float]]]:
@@ -309,14 +326,7 @@ def cluster(address: str | None, workers: int, results: Path) -> Iterator[tuple[
     import dask
     from distributed import Client, LocalCluster
 
-    # a scheduler that wakes from the machine's sleep would take its workers for lost; a dead one's connection ends
-    dask.config.set({"logging.distributed": "critical", "distributed.scheduler.worker-ttl": None})
-    # Dask looks at itself 50 to 100 times a second, which took a tenth of a core from the trainings
-    looks = {"admin.tick.interval": "1s", "admin.system-monitor.interval": "5s", "worker.profile.enabled": False}
-    dask.config.set({f"distributed.{name}": value for name, value in looks.items()})
-    # Dask has workers hand each freed block back to the system: a third of a training's time went into page faults
-    memory = {"MALLOC_TRIM_THRESHOLD_": 2**33, "MALLOC_MMAP_THRESHOLD_": 2**25}
-    dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in memory.items()})
+    dask.config.set(DASK)
     with contextlib.ExitStack() as stack:
         if address is None:
             here = {"dashboard_address": "localhost:0", "silence_logs": logging.CRITICAL, "memory_limit": 0}
