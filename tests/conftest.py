@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import torchvision
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import inpaintlib
 from inpaintlib import files, training
+from inpaintlib.harness import figures
 from inpaintlib.methods import autoencoder, context_encoder, dcgan, medfe, medfe_released, partial_conv
 from inpaintlib.methods.autoencoder import CAE
 
@@ -102,6 +104,14 @@ def results(tmp_path, monkeypatch):
     """A folder of its own for results."""
     monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def style():
+    """The look of the study's figures, for this test alone."""
+    with plt.rc_context():
+        figures.style()
+        yield
 
 
 @pytest.fixture(scope="session")

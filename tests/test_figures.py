@@ -199,8 +199,7 @@ def test_the_evolution_shows_only_the_lengths_that_all_runs_have(tmp_path):
         assert picture.size == (6 * 16, 18 + 3 * (18 + 16))
 
 
-def test_a_shown_jpeg_is_as_large_as_one_that_is_drawn_there(tmp_path):
-    figures.style()
+def test_a_shown_jpeg_is_as_large_as_one_that_is_drawn_there(tmp_path, style):
     Image.new("RGB", (320, 160), "red").save(tmp_path / "a.jpg")
     data, _ = figures.show(tmp_path / "a.jpg")._repr_mimebundle_()
     with Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))) as picture:

@@ -419,8 +419,7 @@ def test_arms_of_claims_are_arms_of_the_sweep_and_claims_are_well_formed():
 # Pictures and speed
 
 
-def test_zoom_lies_where_the_hole_is():
-    figures.style()
+def test_zoom_lies_where_the_hole_is(style):
     photo, hole = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), bool)
     photo[2:12, 25:35], hole[2:12, 25:35] = 255, True
     figure = partial_conv.zoomed({"input": photo, "truth": photo}, side=0.25, where=hole)
@@ -428,7 +427,7 @@ def test_zoom_lies_where_the_hole_is():
     assert [ax.get_title(loc="center") for ax in figure.axes[:2]] == ["input", "truth"]
 
 
-def test_errors_by_hole_are_drawn_at_their_bins_in_their_panels():
+def test_errors_by_hole_are_drawn_at_their_bins_in_their_panels(style):
     rows = partial_conv.CELLS.assign(arm="full", metric="l1", value=RISING, ci_low=RISING - 0.01, ci_high=RISING + 0.01)
     figure = partial_conv.by_hole(rows, "l1", ["full"], scale=100)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["border: touching", "border: clear"]
