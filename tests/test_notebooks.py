@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pandas as pd
 import pytest
 
+import inpaintlib
 from inpaintlib import ROOT, settings
 from inpaintlib.files import read_json
-from inpaintlib.harness import sweep
+from inpaintlib.harness import report, sweep
+from inpaintlib.harness.notebook import Failed
 from inpaintlib.methods import context_encoder
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -35,6 +38,27 @@ def results(tmp_path_factory):
     run(["-m", "inpaintlib", "sweep", "all", "--preset", "smoke", "--workers", "2"], folder)
     run(["-m", "inpaintlib", "report", "all", "--preset", "smoke"], folder)
     return folder
+
+
+def test_reports_keep_what_jupyter_would_show_and_of_an_error_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaintlib, "RESULTS", tmp_path / "results")
+    sources = ['preset: str = "quick"', "print(preset)\nprint(2)", "None",
+               "import pandas as pd\npd.Series([3]).to_frame()",
+               "import matplotlib.pyplot as plt\nplt.plot([1]);", "1 / 0"]  # fmt: skip
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata.tags = ["parameters"]
+    paths = [tmp_path / "good.ipynb", tmp_path / "bad.ipynb"]
+    for path, count in zip(paths, (5, 6), strict=True):
+        nbformat.write(nbformat.v4.new_notebook(cells=cells[:count]), path)
+    [done] = report._executed([(paths[0], "toy", "night")])
+    assert done == tmp_path / "results" / "toy" / "good.ipynb"
+    printed, nothing, table, figure = (cell.outputs for cell in nbformat.read(done, 4).cells[-4:])
+    assert [(output.name, output.text) for output in printed] == [("stdout", "night\n2\n")]
+    assert (nothing, set(table[0].data)) == ([], {"text/plain", "text/html"})
+    assert [set(output.data) for output in figure] == [{"text/plain", "image/png"}]
+    with pytest.raises(Failed, match="1 / 0") as failure:
+        report._executed([(paths[1], "toy", "night")])
+    assert failure.value.name == "ZeroDivisionError"
 
 
 def test_the_overview_runs(tmp_path):

@@ -715,7 +715,7 @@ def saved(folder):
     return found
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing(tmp_path, kills):
     """Of sweep, worker, server and run; the first is of a run that has saved, which resumes."""
     arguments = ["dcgan", "--preset", "smoke", "--workers", "2", "--set", "device=cpu"]

@@ -66,7 +66,7 @@ def execute(job: Job) -> str:
     os.environ |= _environment(job)
     state, key = worker.state, worker.get_current_task()
     multiprocessing.current_process()._config["daemon"] = False  # Dask's workers are, and then may not have children
-    process = _context().Process(target=_work, args=(job,))
+    process = warm_processes().Process(target=_work, args=(job,))
     process.start()
     end, stopped = time.monotonic() + (job.limit or float("inf")), ""
     while process.is_alive() and not stopped:
@@ -83,7 +83,8 @@ def execute(job: Job) -> str:
     return "elsewhere" if process.exitcode == ELSEWHERE else job.item.run.status()
 
 
-def _context() -> Any:
+def warm_processes() -> Any:
+    """A multiprocessing context whose processes have the whole package imported when they begin."""
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(kind)
     context.set_forkserver_preload(WARM)
@@ -175,9 +176,8 @@ def _end_with_parent() -> None:
 
 def _environment(job: Job) -> dict[str, str]:
     threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    results = {"INPAINT_RESULTS": str(job.results), "INPAINT_DATA": str(job.data)}
-    return backend | results | (threads if job.threads else {})
+    folders = {"INPAINT_RESULTS": str(job.results), "INPAINT_DATA": str(job.data)}
+    return folders | (threads if job.threads else {})
 
 
 # The sweep ------------------------------------------------------------------------------------------------------------

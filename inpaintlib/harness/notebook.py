@@ -1,7 +1,7 @@
 """Executing a notebook in this very process, by papermill: no kernel to start, and what is imported stays imported.
 
 A cell's output is what Jupyter would show: text, results, figures, errors. Widgets become text. One notebook a process:
-a run's process is forked from one that has the imports behind it (see engine.py) and ends with the run.
+it is forked from one that has all imports behind it (see engine.py), and ends with the notebook.
 """
 
 import contextlib
@@ -24,8 +24,11 @@ class Failed(RuntimeError):
     """A cell raised. The message is the traceback; ``name`` is the exception's."""
 
     def __init__(self, name: str, traceback: str):
+        super().__init__(name, traceback)  # as it is pickled on its way out of a process
         self.name = name
-        super().__init__(traceback)
+
+    def __str__(self) -> str:
+        return self.args[1]
 
 
 def execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
@@ -43,6 +46,7 @@ class _Here(Engine):
     def execute_managed_notebook(cls, nb_man, kernel_name, **_) -> None:
         quiet = {"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "nocolor"}}
         shell = _Shell.instance(config=Config(quiet))
+        shell.enable_matplotlib("inline")
         for index, cell in enumerate(nb_man.nb.cells):
             nb_man.cell_start(cell, index)
             if cell.cell_type == "code":
@@ -70,7 +74,7 @@ class _Stream(io.TextIOBase):
         outputs = self.shell.outputs
         if outputs and outputs[-1].get("name") == self.name:
             outputs[-1].text += text
-        else:
+        elif text:  # IPython writes nothing at the end of a cell
             outputs.append(new_output("stream", name=self.name, text=text))
         return len(text)
 

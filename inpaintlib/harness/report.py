@@ -1,14 +1,12 @@
 """Executing report notebooks: they read the finished runs and write tables, figures, GIFs and claims."""
 
 import contextlib
-import os
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.harness import claims, html, readme, sweep
+from inpaintlib.harness import claims, engine, html, readme, sweep
 from inpaintlib.harness.parameters import notebook_parameters
 from inpaintlib.harness.runs import find
 from inpaintlib.harness.tables import Results
@@ -28,10 +26,7 @@ def execute(study: str, preset: str = "auto") -> Path | None:
     if not any(run.done for run in find(plan.study, preset=preset)):
         raise BadInput(f"{plan.study}: no run of the preset {preset!r} is done; make them with "
                        f"python -m inpaintlib sweep {plan.study} --preset {preset}")  # fmt: skip
-    if plan.report is None:
-        claims.write(Results(plan.study, preset))
-        return None
-    return _execute(plan.report, plan.study, preset)
+    return next(iter(_reports({study: preset})), None)
 
 
 def execute_all(preset: str = "auto") -> list[Path]:
@@ -43,11 +38,10 @@ def execute_all(preset: str = "auto") -> list[Path]:
     if not ready:
         raise BadInput(f"no study has a finished run of the preset {preset!r}; make them with "
                        "python -m inpaintlib sweep all --preset quick")  # fmt: skip
-    with ProcessPoolExecutor(2, get_context("spawn"), _set_results, (inpaintlib.RESULTS,)) as pool:
-        done = [path for path in pool.map(execute, ready, ready.values()) if path]
-        claims.build()
-        overall = sorted((inpaintlib.ROOT / "notebooks").glob(OVERALL))
-        done += pool.map(_execute, overall, [path.stem[3:] for path in overall], ["auto"] * len(overall))
+    done = _reports(ready)
+    claims.build()
+    overall = sorted((inpaintlib.ROOT / "notebooks").glob(OVERALL))
+    done += _executed([(path, path.stem[3:], "auto") for path in overall])
     if inpaintlib.RESULTS == inpaintlib.ROOT / "results":
         readme.update_readme()
     return done
@@ -60,18 +54,33 @@ def html_page() -> str:
     return f"{claims.scoreboard_text(rows)}\n\n{page}" if len(rows) else str(page)
 
 
-def _execute(notebook: Path, study: str, preset: str) -> Path:
-    import papermill
+def _reports(presets: dict[str, str]) -> list[Path]:
+    """Executes the reports of these studies; of a study that has none, judges the claims."""
+    plans = [(sweep.load(study), preset) for study, preset in presets.items()]
+    for plan, preset in plans:
+        if plan.report is None:
+            claims.write(Results(plan.study, preset))
+    return _executed([(plan.report, plan.study, preset) for plan, preset in plans if plan.report])
 
-    target = inpaintlib.RESULTS / study / notebook.name
+
+def _executed(notebooks: list[tuple[Path, str, str]]) -> list[Path]:
+    """Executes notebooks, each with its study and preset, two at a time; like a run, each has a process of its own."""
+    if not notebooks:
+        return []
+    here = (inpaintlib.RESULTS,)
+    with ProcessPoolExecutor(2, engine.warm_processes(), _set_results, here, max_tasks_per_child=1) as pool:
+        return list(pool.map(_execute, *zip(*notebooks, strict=True)))
+
+
+def _execute(notebook: Path, study: str, preset: str) -> Path:
+    from inpaintlib.harness.notebook import execute
+
+    target = inpaintlib.RESULTS.resolve() / study / notebook.name
     target.parent.mkdir(parents=True, exist_ok=True)
     given = {"study": study, "preset": preset}
     given = {name: value for name, value in given.items() if name in notebook_parameters(notebook)}
-    os.environ |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "INPAINT_RESULTS": str(inpaintlib.RESULTS.resolve())}
-    quiet = ["--IPKernelApp.log_level=ERROR"]  # a kernel warns that others on this machine could listen to it
     with contextlib.chdir(notebook.parent):
-        papermill.execute_notebook(str(notebook), str(target.resolve()), parameters=given, kernel_name="python3",
-                                   progress_bar=False, extra_arguments=quiet)  # fmt: skip
+        execute(notebook, target, given)
     return target
 
 
