@@ -122,7 +122,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def fetch(options) -> None:
-    from inpaintlib import pretrained
     from inpaintlib.data import datasets
 
     if options.list:
@@ -132,6 +131,8 @@ def fetch(options) -> None:
     elif options.name is None:
         raise BadInput("fetch: name a dataset (python -m inpaintlib fetch --list shows them), or pretrained")
     elif options.name in ("pretrained", "inception_fc"):
+        from inpaintlib import pretrained
+
         print(*pretrained.fetch(None if options.name == "pretrained" else options.name), sep="\n")
     else:
         print(datasets.fetch(options.name, options.source))

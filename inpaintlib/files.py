@@ -25,6 +25,7 @@ import psutil
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+import inpaintlib
 from inpaintlib import BadInput
 
 CHUNK = 1 << 20  # bytes
@@ -32,6 +33,11 @@ RETRIES = 4  # reconnections in a row that bring nothing new
 RETRY_WAIT = 2.0  # seconds
 TIMEOUT = 30.0  # seconds without a byte
 HOST = socket.gethostname()
+
+
+def weights_file(name: str) -> Path:
+    """Where the weights of a pretrained network are kept."""
+    return inpaintlib.DATA / "weights" / f"{name}.pt"
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:

@@ -30,7 +30,6 @@ from pytorch_fid import inception as pytorch_fid
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-import inpaintlib
 from inpaintlib import BadInput, files
 from inpaintlib.losses import SCALINGS
 
@@ -75,7 +74,7 @@ def classifier() -> nn.Linear | None:
     Only the official file has it, not the package index's: ``python -m inpaintlib fetch inception_fc`` brings it.
     Raises BadInput where the file is there and damaged.
     """
-    path = file_of("inception_fc")
+    path = files.weights_file("inception_fc")
     if not path.exists():
         return None
     layer = nn.Linear(2048, 1008)
@@ -162,7 +161,7 @@ def _without_weights(name: str) -> nn.Module:
 
 
 def _load(name: str) -> nn.Module:
-    path = file_of(name)
+    path = files.weights_file(name)
     if not path.exists():
         fetch(name)
     try:
@@ -179,18 +178,6 @@ def _load(name: str) -> nn.Module:
 # The weights
 
 
-def needed(parameters: dict) -> set[str]:
-    """The networks that a run with these parameters of its notebook loads: to measure with, and VGG-16 for losses."""
-    measuring, named = {"lpips": "alexnet", "inception": "inception"}, str(parameters.get("networks", "")).split("+")
-    of_losses = parameters.get("perceptual_weight") or parameters.get("style_weight")
-    return {measuring[name] for name in named if name in measuring} | ({"vgg16"} if of_losses else set())
-
-
-def file_of(name: str) -> Path:
-    """Where the weights of a network are kept."""
-    return inpaintlib.DATA / "weights" / f"{name}.pt"
-
-
 def fetch(name: str | None = None) -> list[Path]:
     """Bring the weights of one network, or of all, to ``data/weights``; return their files. Those there are kept.
 
@@ -198,7 +185,7 @@ def fetch(name: str | None = None) -> list[Path]:
     """
     if name is not None and name not in (*NETWORKS, "inception_fc"):
         raise BadInput(f"there is no pretrained network {name!r}: choose one of {', '.join(NETWORKS)}, inception_fc.")
-    paths = [file_of(each) for each in ([name] if name else NETWORKS)]
+    paths = [files.weights_file(each) for each in ([name] if name else NETWORKS)]
     for path in paths:
         if not path.exists():
             _fetch(path.stem)
@@ -216,10 +203,10 @@ def _fetch(name: str) -> None:
             continue
         for each, state in states.items():
             torch.save(state, buffer := io.BytesIO())
-            files.write_atomically(file_of(each), buffer.getvalue())
+            files.write_atomically(files.weights_file(each), buffer.getvalue())
         return
     raise BadInput(
-        f"{file_of(name)} is missing and could not be fetched ({'; '.join(failures)}): "
+        f"{files.weights_file(name)} is missing and could not be fetched ({'; '.join(failures)}): "
         "connect to the network and run `python -m inpaintlib fetch pretrained`."
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from torchvision.datasets import utils
 
 import inpaintlib
 from inpaintlib import BadInput
@@ -135,7 +136,7 @@ def test_celeba_comes_by_torchvision(data, monkeypatch):
         else:
             (Path(root) / filename).write_text("000001.jpg 0\n000002.jpg 2\n")
 
-    monkeypatch.setattr(datasets, "download_file_from_google_drive", download)
+    monkeypatch.setattr(utils, "download_file_from_google_drive", download)
     path = datasets.fetch("celeba")
     assert path == datasets.locate("celeba") == data / "celeba" / "img_align_celeba.zip"
 
@@ -144,7 +145,7 @@ def test_celeba_without_its_download_says_what_to_put_where(data, monkeypatch):
     def no_gdown(*args):
         raise ModuleNotFoundError("No module named 'gdown'")
 
-    monkeypatch.setattr(datasets, "download_file_from_google_drive", no_gdown)
+    monkeypatch.setattr(utils, "download_file_from_google_drive", no_gdown)
     with pytest.raises(BadInput, match=rf"No module named 'gdown'.*put it at {data}/celeba/img_align_celeba\.zip"):
         datasets.fetch("celeba")
 

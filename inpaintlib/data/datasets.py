@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path, PurePosixPath
 
-from torchvision.datasets import CelebA
-from torchvision.datasets.utils import download_file_from_google_drive
-
 import inpaintlib
 from inpaintlib import ROOT, BadInput
 from inpaintlib.files import download, lock, read_json, reason, sha256, write_json
@@ -287,10 +284,12 @@ def _sources() -> dict[str, str]:
 
 def _download_celeba(folder: Path) -> None:
     """The aligned photos and the official partition from torchvision's list, left in their zip."""
+    from torchvision.datasets import CelebA, utils  # takes seconds
+
     for file_id, md5, filename in CelebA.file_list:
         if filename in (PARTITION, "img_align_celeba.zip"):
             try:
-                download_file_from_google_drive(file_id, str(folder), filename, md5)
+                utils.download_file_from_google_drive(file_id, str(folder), filename, md5)
             except Exception as error:  # gdown is missing, the quota is spent, no network: one remedy for all
                 why = str(error).strip().partition("\n")[0].rstrip(".")
                 raise BadInput(

@@ -45,7 +45,7 @@ import yaml
 
 import inpaintlib
 from inpaintlib import BadInput
-from inpaintlib.files import read_json, reason, write_atomically
+from inpaintlib.files import read_json, reason, weights_file, write_atomically
 from inpaintlib.harness import engine, runs
 from inpaintlib.harness import parameters as declared
 from inpaintlib.harness.parameters import check_folder_name, did_you_mean, remembered, show
@@ -367,7 +367,6 @@ def _left_out(order: list[Sweep], due: list[Planned], fetch: bool = True) -> dic
 def missing(items: list[Planned], fetch: bool = True) -> str:
     """Why the runs' photos and pretrained networks are not all here, in a sentence; "" where they are. ``fetch``:
     networks that are not here are fetched; else nothing is said of networks."""
-    from inpaintlib import pretrained
     from inpaintlib.data import datasets
 
     try:
@@ -375,11 +374,21 @@ def missing(items: list[Planned], fetch: bool = True) -> str:
         for name, size, limit in photos:
             if name is not None:
                 datasets.check(name, size, limit)
-        for name in sorted(set().union(*(pretrained.needed(item.parameters) for item in items)) if fetch else ()):
+        networks = set().union(*(_networks(item.parameters) for item in items)) if fetch else ()
+        for name in sorted(name for name in networks if not weights_file(name).exists()):
+            from inpaintlib import pretrained  # takes seconds
+
             pretrained.fetch(name)
     except BadInput as error:
         return str(error)
     return ""
+
+
+def _networks(parameters: dict) -> set[str]:
+    """The pretrained networks that a run with these parameters loads: to measure with, and VGG-16 for losses."""
+    measuring, named = {"lpips": "alexnet", "inception": "inception"}, str(parameters.get("networks", "")).split("+")
+    of_losses = parameters.get("perceptual_weight") or parameters.get("style_weight")
+    return {measuring[name] for name in named if name in measuring} | ({"vgg16"} if of_losses else set())
 
 
 def _check_disk(due: list[Planned]) -> None:
