@@ -46,6 +46,17 @@ def test_every_headline_claim_is_in_a_table_or_counted_as_not_tested():
         readme.rendered("<!-- results moon -->old<!-- /results -->", rows)
 
 
+@pytest.mark.parametrize(("kind", "family"), [("findings", "published"), ("new", "ours")])
+def test_findings_of_the_sources_and_our_own_stand_apart(kind, family):
+    rows = claims.shown(claims.read())
+    decided = rows[rows["verdict"].isin([claims.REPRODUCED, claims.CONTRADICTED]) & (rows["family"] == family)]
+    for name, study, inside in re.findall(rf"<!-- ({kind}) (\S+) -->(.*?)<!-- /{kind} -->", TEXT, re.DOTALL):
+        told = {claim["id"] for claim in sweep.load(study).claims if "prose" in claim}
+        due = told & set(decided.loc[decided["study"] == study, "id"])
+        assert set(re.findall(r"\((\S+): `", inside)) == due, name
+        assert due, f"{name} {study} has nothing to say"
+
+
 def test_no_figure_of_a_finding_stands_outside_the_markers():
     unmarked = readme.MARKED.sub("", TEXT)
     found = unmarked[unmarked.index("\n## What was found") :].split("\n## ")[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import papermill
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -47,6 +48,7 @@ class _Here(Engine):
         quiet = {"HistoryManager": {"enabled": False}, "InteractiveShell": {"colors": "nocolor"}}
         shell = _Shell.instance(config=Config(quiet))
         shell.enable_matplotlib("inline")
+        pd.set_option("display.max_columns", 20)  # as in Jupyter; this process began without a shell
         for index, cell in enumerate(nb_man.nb.cells):
             nb_man.cell_start(cell, index)
             if cell.cell_type == "code":

@@ -1,11 +1,13 @@
 """The README says what results/claims.csv says: the text between its markers is made here, and nowhere by hand.
 
 ``<!-- results STUDY -->`` and ``<!-- /results -->`` enclose the table of a study's headline claims, ``findings STUDY``
-a sentence for each of its decided claims that has one, ``scoreboard`` the counted verdicts, ``contradicted`` the claims
-of the sources that the runs contradict, ``not tested`` why others were not tested, ``scales`` what presets train.
+a sentence for each published claim that was decided and has one, ``new STUDY`` for each of our own, ``scoreboard`` the
+counted verdicts, ``contradicted`` the claims of the sources that the runs contradict, ``not tested`` why others were
+not tested, ``scales`` what presets train.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +17,7 @@ from inpaintlib import BadInput
 from inpaintlib.files import write_atomically
 from inpaintlib.harness import claims, sweep
 
-KINDS = "results|findings|scoreboard|contradicted|not tested|scales"
+KINDS = "results|findings|new|scoreboard|contradicted|not tested|scales"
 MARKED = re.compile(rf"(<!-- ({KINDS})(?: (\S+))? -->)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -33,7 +35,7 @@ def rendered(text: str, rows: pd.DataFrame) -> str:
     """The text with what the shown rows of claims.csv say between its markers."""
     whole = {"scoreboard": claims.scoreboard_text, "contradicted": contradicted, "not tested": not_tested,
              "scales": scales}  # fmt: skip
-    by_study = {"results": results, "findings": findings}
+    by_study = {"results": results, "findings": findings, "new": partial(findings, family="ours")}
 
     def fill(match: re.Match) -> str:
         begin, kind, study, _, end = match.groups()
@@ -59,9 +61,10 @@ def results(study: str, rows: pd.DataFrame) -> str:
     return claims.table_text(table) + f"\n\nNot tested yet: {left} more." * bool(left)
 
 
-def findings(study: str, rows: pd.DataFrame) -> str:
-    """A line for each decided claim of a study that has a sentence of prose."""
-    return claims.discussed(study, rows[rows["study"] == study], short=True) or "None was decided."
+def findings(study: str, rows: pd.DataFrame, family: str = "published") -> str:
+    """A line for each claim of a study and family that was decided and has a sentence of prose."""
+    some = rows[(rows["study"] == study) & (rows["family"] == family)]
+    return claims.discussed(study, some, short=True) or "None was decided."
 
 
 def contradicted(rows: pd.DataFrame) -> str:
