@@ -26,7 +26,10 @@ def execute(study: str, preset: str = "auto") -> Path | None:
     if not any(run.done for run in find(plan.study, preset=preset)):
         raise BadInput(f"{plan.study}: no run of the preset {preset!r} is done; make them with "
                        f"python -m inpaintlib sweep {plan.study} --preset {preset}")  # fmt: skip
-    return next(iter(_reports({study: preset})), None)
+    if plan.report is None:
+        claims.write(Results(plan.study, preset))
+        return None
+    return _executed([(plan.report, plan.study, preset)])[0]
 
 
 def execute_all(preset: str = "auto") -> list[Path]:
@@ -38,7 +41,8 @@ def execute_all(preset: str = "auto") -> list[Path]:
     if not ready:
         raise BadInput(f"no study has a finished run of the preset {preset!r}; make them with "
                        "python -m inpaintlib sweep all --preset quick")  # fmt: skip
-    done = _reports(ready)
+    plans = [(sweep.load(study), name) for study, name in ready.items()]
+    done = _executed([(plan.report, plan.study, name) for plan, name in plans if plan.report])
     claims.build()
     overall = sorted((inpaintlib.ROOT / "notebooks").glob(OVERALL))
     done += _executed([(path, path.stem[3:], "auto") for path in overall])
@@ -52,15 +56,6 @@ def html_page() -> str:
     page = html.write()
     rows = claims.read() if (inpaintlib.RESULTS / "claims.csv").exists() else []
     return f"{claims.scoreboard_text(rows)}\n\n{page}" if len(rows) else str(page)
-
-
-def _reports(presets: dict[str, str]) -> list[Path]:
-    """Executes the reports of these studies; of a study that has none, judges the claims."""
-    plans = [(sweep.load(study), preset) for study, preset in presets.items()]
-    for plan, preset in plans:
-        if plan.report is None:
-            claims.write(Results(plan.study, preset))
-    return _executed([(plan.report, plan.study, preset) for plan, preset in plans if plan.report])
 
 
 def _executed(notebooks: list[tuple[Path, str, str]]) -> list[Path]:
