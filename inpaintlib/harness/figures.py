@@ -139,9 +139,10 @@ def curves(
     ax = ax or subplots(figsize=(6.4, 3.6))[1]
     for i, (arm, runs) in enumerate(histories.items()):
         wide = pd.concat([run.set_index(x)[column].dropna() for run in runs], axis=1).dropna()
-        colour = (colours or PALETTE)[i % len(colours or PALETTE)]
+        turn, place = divmod(i, len(colours or PALETTE))
+        colour = (colours or PALETTE)[place]
         ax.plot(wide.index, wide.mean(axis=1), label=arm, color=colour, marker="." if len(wide) < 30 else None,
-                ls=DASHES[i % len(DASHES)])  # fmt: skip
+                ls=DASHES[(i + turn) % len(DASHES)])  # fmt: skip
         ax.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=colour, alpha=0.15, lw=0)
     ax.set(xlabel="training length, kimg" if x == "kimg" else x, ylabel=label or column)
     legend(ax)

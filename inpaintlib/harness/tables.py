@@ -231,9 +231,11 @@ class Results:
         """The processors that made the runs."""
         return sorted({machine(self.study, run_id) for run_id in self.runs["run_id"]})
 
-    def write(self, table: pd.DataFrame, readable: str) -> None:
-        """Writes table.csv, runs.csv and times.csv, rows of other presets kept, and this preset's part of table.md."""
-        merge(table, self.folder / "table.csv", self.preset)
+    def write(self, table: pd.DataFrame, readable: str, parts: pd.DataFrame | None = None) -> None:
+        """Writes table.csv, runs.csv and times.csv, rows of other presets kept, and this preset's part of table.md.
+
+        ``parts``: rows about parts of the runs, for table.csv too."""
+        merge(pd.concat([table, parts]), self.folder / "table.csv", self.preset)
         times = [name for name in TIMES if name in self.runs]
         per_run = self.runs.drop_duplicates("run_id")
         merge(per_run.drop(columns=times), self.folder / "runs.csv", self.preset, in_order=False)
@@ -298,18 +300,21 @@ def n_pictures(row: pd.Series, results: Results) -> int:
 
 
 def trivial_note(table: pd.DataFrame) -> str:
-    """One sentence, to stand first in a report: how many rows of a tidy table stay below the mean colour and Telea in
-    the PSNR of the hole, on the test set of most; "" where trivial fills were not measured."""
-    rows = table[table["metric"] == "psnr_hole"]
-    ours = rows[~rows["arm"].isin(FILLS)] if "arm" in rows else rows.iloc[:0]
-    rows = rows[rows["test_set"].isin(ours["test_set"].mode()[:1])].drop_duplicates("arm")  # the one of most arms
-    levels = rows.set_index("arm")["value"]
-    if not {MEAN_COLOUR, TELEA} <= set(levels.index):
-        return ""
-    ours = ours.loc[ours["test_set"].isin(rows["test_set"]), "value"]
-    below = [f"{(n := sum(ours < levels[fill]))} {'stays' if n == 1 else 'stay'} below {name} ({levels[fill]:.2f} dB)"
-             for fill, name in ((MEAN_COLOUR, "the mean colour"), (TELEA, "Telea"))]  # fmt: skip
-    return f"In the PSNR of the hole, of {len(ours)} fills {' and '.join(below)}."
+    """Two sentences, to stand first in a report: how many rows of a tidy table the mean colour and Telea beat in the
+    PSNR of the hole and to LPIPS, on the test set of most; none about a metric that both fills were not measured by."""
+    ours, said = (table[~table["arm"].isin(FILLS)] if "arm" in table else table.iloc[:0]), []
+    for metric, sign, name, form in (("psnr_hole", 1, "In the PSNR of the hole", "{:.2f} dB"),
+                                     ("lpips", -1, "To LPIPS", "{:.3f}")):  # fmt: skip
+        rows = table[table["metric"] == metric]
+        most = rows.loc[rows.index.isin(ours.index), "test_set"].mode()[:1]
+        levels = rows[rows["test_set"].isin(most)].drop_duplicates("arm").set_index("arm")["value"]
+        if {MEAN_COLOUR, TELEA} <= set(levels.index):
+            mine = ours[(ours["metric"] == metric) & ours["test_set"].isin(most)]["value"]
+            mean, telea = ((form.format(levels[fill]), sum(sign * (mine - levels[fill]) < 0))
+                           for fill in (MEAN_COLOUR, TELEA))  # fmt: skip
+            said.append(f"{name}, the mean colour ({mean[0]}) beats {mean[1]} of {len(mine)} fills, and Telea "
+                        f"({telea[0]}) beats {telea[1]}.")  # fmt: skip
+    return " ".join(said)
 
 
 def several_versions(versions: Sequence[str]) -> str:

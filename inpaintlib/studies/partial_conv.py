@@ -447,27 +447,23 @@ def spectra(found: dict[str, Sequence[pd.DataFrame]]) -> plt.Figure:
     for period in GRID_PERIODS:
         ax.axvline(1 / period, color="0.8", lw=1, zorder=0)
         ax.text(1 / period, 1, f"{period} px ", transform=ax.get_xaxis_transform(), fontsize=8, ha="right", va="top")
-    for i, (arm, runs) in enumerate(found.items()):
-        x = runs[0]["frequency"]
-        lines = np.array([10 * np.log10(run["fill"] / run["truth"]) for run in runs])
-        colour = figures.PALETTE[i % len(figures.PALETTE)]
-        ax.plot(x, lines.mean(0), label=arm, color=colour, marker=".", ls="-" if i < len(figures.PALETTE) else "--")
-        ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
+    gains = {arm: [run.assign(gain=10 * np.log10(run["fill"] / run["truth"])) for run in runs]
+             for arm, runs in found.items()}  # fmt: skip
+    figures.curves(gains, "gain", label="power of the fill over the ground truth, dB", ax=ax, x="frequency")
     ax.axhline(0, color="0.4", lw=1)
-    ax.set(xlabel="frequency, cycles a pixel", ylabel="power of the fill over the ground truth, dB")
-    figures.legend(ax)
+    ax.set(xlabel="frequency, cycles a pixel")
     return figure
 
 
 def growing(runs: dict[str, Path], path: Path, columns: int = 3) -> Path:
     """The GIF of one photo whose hole grows: input, each arm's fill, ground truth, each at least 128 px wide, of every
-    other photo of the strips that the runs left."""
+    third photo of the strips that the runs left."""
     folder = next(iter(runs.values()))
     rows = {"input": figures.split_strip(folder / "growing_input.png")}
     rows |= {label: figures.split_strip(run / "growing.png") for label, run in runs.items()}
     rows |= {"ground truth": figures.split_strip(folder / "growing_truth.png") * len(rows["input"])}
     zoom, pictures = -(-128 // len(rows["input"][0])), []
-    for i in range(1, len(rows["input"]), 2):
+    for i in range(0, len(rows["input"]), 3):
         cells = [figures.caption(photos[i], label, zoom) for label, photos in rows.items()]
         lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
         blank = Image.new("RGB", cells[0].size, "white")
