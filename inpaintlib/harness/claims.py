@@ -192,9 +192,10 @@ def _row(study: str, claim: dict, outcome: Outcome, results: Results | None = No
     if results:
         row |= _where_from(claim, results, outcome.ours)
         machines, mixed = row.pop("machines", ()), row.pop("mixed", "")
-        if row["computed"] == "several" and not math.isnan(outcome.ours):
+        made = not math.isnan(outcome.ours) and row.get("verdict") != BY_CONSTRUCTION
+        if row["computed"] == "several" and made:
             row["why"] = _sentences(row["why"], "the runs come from several versions of the code")
-        if len(machines) > 1 and not math.isnan(outcome.ours):
+        if len(machines) > 1 and made:
             row["why"] = _sentences(
                 row["why"], f"the runs were made on several processors ({'; '.join(machines)}){mixed}"
             )
@@ -502,7 +503,7 @@ def said(rows: pd.DataFrame, *names: str, dataset: str = "") -> str:
             absent_ones += [f"**{row.id}** {row.statement}"] if row.id not in tested else []
             continue
         found = [row.why] if row.verdict == NOT_TESTED else [measured(row)]
-        found += [row.why] if row.verdict in (CONTRADICTED, BY_CONSTRUCTION) and row.why else []
+        found += [_sentences(row.why)] if row.verdict in (CONTRADICTED, BY_CONSTRUCTION) and row.why else []
         beside = f" on {row.dataset}" if dataset and row.dataset not in ("", dataset) else ""
         cells = f", {row.cells} cells" if row.cells else ""
         lines.append(f"* **{row.id}** {cited(row)}. **{row.verdict}**{beside}{cells}: {'. '.join(found)}")
