@@ -11,7 +11,7 @@ import inpaintlib
 from inpaintlib import BadInput
 from inpaintlib.files import read_json, write_json
 from inpaintlib.harness import claims, report, statistics, sweep
-from inpaintlib.harness.claims import CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
+from inpaintlib.harness.claims import BY_CONSTRUCTION, CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
 from inpaintlib.harness.tables import Results
 from tests.conftest import meanwhile
 from tests.toy_study import PRESETS, RUNS, Toy
