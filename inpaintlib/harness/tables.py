@@ -196,17 +196,20 @@ class Results:
     def tidy(self, by: Sequence[str]) -> pd.DataFrame:
         """The table's rows: for each value of ``by`` and each metric its mean and a 95 % interval; trivial fills last.
 
-        Intervals are over seeds (Student's t). What has no seed, a single run or several that are identical, has one
-        over its pictures (bootstrap) where the metric has a value for each photo, and ``n_seeds`` is 1.
+        Intervals are over the seeds that measured the metric (Student's t). What has no seed, a single run or several
+        that are identical, has one over its pictures (bootstrap) where the metric has a value for each photo, and
+        ``n_seeds`` is 1.
         """
         rows = []
         for frame in (self.runs, self.fills if "arm" in by else self.fills.iloc[:0]):
             keys = [name for name in (*by, "dataset", "test_set") if name in frame]
             for values, group in frame.groupby(keys, sort=False, dropna=False):
                 common = dict.fromkeys(by) | dict(zip(keys, values, strict=True))
-                there = [metric for metric in self.metrics if metric in group and group[metric].notna().all()]
+                there = [metric for metric in self.metrics if metric in group and group[metric].notna().any()]
                 seedless = len(group) == 1 or (group[there].nunique() == 1).all()
-                rows += [common | self._cell(metric, group.iloc[:1] if seedless else group) for metric in there]
+                for metric in there:
+                    some = group.dropna(subset=[metric])
+                    rows.append(common | self._cell(metric, some.iloc[:1] if seedless else some))
         order = [*by, "dataset", "metric", "value", "ci_low", "ci_high", "n_seeds", "n_photos", "test_set", "preset"]
         table = pd.DataFrame(rows)[[*order, "n_pictures"]]
         whole = [name for name in by if pd.api.types.is_integer_dtype(self.runs[name])]
@@ -384,15 +387,18 @@ def cell(value: float, low: float = np.nan, high: float = np.nan, digits: int = 
 
 
 def readable(table: pd.DataFrame, by: str, metrics: dict[str, int], name=str) -> pd.DataFrame:
-    """One row for each value of ``by``, one column a metric (name -> digits), each "mean [interval]", and n."""
-    rows = []
+    """One row for each value of ``by``, one column a metric (name -> digits) of those that the table has, each "mean
+    [interval]" or empty, and the seeds, where metrics have different ones the most, and photos."""
+    rows, there = [], set(table["metric"])
     for value, group in table.groupby(by, sort=False):
         cells = group.set_index("metric")
         row = {by: name(value)}
         for metric, digits in metrics.items():
             if metric in cells.index:
                 row[metric] = cell(*cells.loc[metric, ["value", "ci_low", "ci_high"]], digits)
-        rows.append({**row, "seeds": group["n_seeds"].iloc[0], "photos": group["n_photos"].iloc[0]})
+            elif metric in there:
+                row[metric] = ""
+        rows.append({**row, "seeds": group["n_seeds"].max(), "photos": group["n_photos"].iloc[0]})
     return pd.DataFrame(rows)
 
 
