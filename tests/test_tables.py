@@ -100,7 +100,7 @@ def test_trivial_fills_stand_behind_the_runs_and_in_the_first_sentence(toy):
     assert 12 <= found["ci_low"] < 13 < found["ci_high"] <= 14
     said = "the mean colour (13.00 dB) beats 5 of 6 fills, and Telea (20.00 dB) beats 6."
     assert tables.trivial_note(table) == f"In the PSNR of the hole, {said}"
-    seen = table.assign(metric="lpips", value=table["value"] / 100)  # lower is better: the mean colour is best but for 5
+    seen = table.assign(metric="lpips", value=table["value"] / 100)  # of which the lower is better
     beside = "To LPIPS, the mean colour (0.130) beats 1 of 6 fills, and Telea (0.200) beats 0."
     assert tables.trivial_note(pd.concat([table, seen])) == f"In the PSNR of the hole, {said} {beside}"
     assert results.difference("psnr_hole", A, {"fill": "Telea"}).mean == pytest.approx(-5.5)

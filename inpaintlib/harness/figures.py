@@ -333,7 +333,7 @@ def gif(frames: Sequence[Image.Image], path: Path, milliseconds: int = 250, hold
 def from_runs(path: Path, folders: Iterable[Path], make: Callable[[], plt.Figure | Path]):
     """The figure or GIF that ``make`` draws of the pictures in these run folders, kept at ``path``. Where the runs were
     not made on this machine (a clone has their numbers alone), the one that is kept there already."""
-    if all(map(_has_pictures, folders)):
+    if all(map(has_pictures, folders)):
         made = make()
         return show(made) if isinstance(made, Path) else save(made, path)
     if path.exists():
@@ -344,11 +344,11 @@ def from_runs(path: Path, folders: Iterable[Path], make: Callable[[], plt.Figure
 def pictured(folders: dict, path: Path) -> dict:
     """Of run folders by name those whose pictures are on this machine, where ``path`` is not kept yet: a figure of some
     is better than none. All of them where it is kept, which then stays, or where none has pictures."""
-    there = {name: folder for name, folder in folders.items() if _has_pictures(folder)}
+    there = {name: folder for name, folder in folders.items() if has_pictures(folder)}
     return folders if path.exists() or not there else there
 
 
-def _has_pictures(run_folder: Path) -> bool:
+def has_pictures(run_folder: Path) -> bool:
     """Whether the run was made on this machine: the repository has its records alone."""
     return (run_folder / "notebook.ipynb").exists()
 

@@ -237,7 +237,8 @@ class Results:
     def write(self, table: pd.DataFrame, readable: str, parts: pd.DataFrame | None = None) -> None:
         """Writes table.csv, runs.csv and times.csv, rows of other presets kept, and this preset's part of table.md.
 
-        ``parts``: rows about parts of the runs, for table.csv too."""
+        ``parts``: rows about parts of the runs, for table.csv too.
+        """
         merge(pd.concat([table, parts]), self.folder / "table.csv", self.preset)
         times = [name for name in TIMES if name in self.runs]
         per_run = self.runs.drop_duplicates("run_id")
@@ -305,18 +306,17 @@ def n_pictures(row: pd.Series, results: Results) -> int:
 def trivial_note(table: pd.DataFrame) -> str:
     """Two sentences, to stand first in a report: how many rows of a tidy table the mean colour and Telea beat in the
     PSNR of the hole and to LPIPS, on the test set of most; none about a metric that both fills were not measured by."""
-    ours, said = (table[~table["arm"].isin(FILLS)] if "arm" in table else table.iloc[:0]), []
+    said = []
     for metric, sign, name, form in (("psnr_hole", 1, "In the PSNR of the hole", "{:.2f} dB"),
                                      ("lpips", -1, "To LPIPS", "{:.3f}")):  # fmt: skip
-        rows = table[table["metric"] == metric]
-        most = rows.loc[rows.index.isin(ours.index), "test_set"].mode()[:1]
-        levels = rows[rows["test_set"].isin(most)].drop_duplicates("arm").set_index("arm")["value"]
+        rows = table[table["metric"] == metric] if "arm" in table else table.iloc[:0].assign(arm="")
+        ours = rows[~rows["arm"].isin(FILLS)]
+        ours = ours[ours["test_set"].isin(ours["test_set"].mode()[:1])]  # the one of most arms
+        levels = rows[rows["test_set"].isin(ours["test_set"])].drop_duplicates("arm").set_index("arm")["value"]
         if {MEAN_COLOUR, TELEA} <= set(levels.index):
-            mine = ours[(ours["metric"] == metric) & ours["test_set"].isin(most)]["value"]
-            mean, telea = ((form.format(levels[fill]), sum(sign * (mine - levels[fill]) < 0))
-                           for fill in (MEAN_COLOUR, TELEA))  # fmt: skip
-            said.append(f"{name}, the mean colour ({mean[0]}) beats {mean[1]} of {len(mine)} fills, and Telea "
-                        f"({telea[0]}) beats {telea[1]}.")  # fmt: skip
+            parts = [f"{arm} ({form.format(levels[fill])}) beats {sum(sign * (ours['value'] - levels[fill]) < 0)}"
+                     for fill, arm in ((MEAN_COLOUR, "the mean colour"), (TELEA, "Telea"))]  # fmt: skip
+            said.append(f"{name}, {parts[0]} of {len(ours)} fills, and {parts[1]}.")
     return " ".join(said)
 
 

@@ -455,9 +455,9 @@ def spectra(found: dict[str, Sequence[pd.DataFrame]]) -> plt.Figure:
     return figure
 
 
-def growing(runs: dict[str, Path], path: Path, columns: int = 3) -> Path:
+def growing(runs: dict[str, Path], path: Path) -> Path:
     """The GIF of one photo whose hole grows: input, each arm's fill, ground truth, each at least 128 px wide, of every
-    third photo of the strips that the runs left."""
+    third photo of the strips that the runs left, three beside each other."""
     folder = next(iter(runs.values()))
     rows = {"input": figures.split_strip(folder / "growing_input.png")}
     rows |= {label: figures.split_strip(run / "growing.png") for label, run in runs.items()}
@@ -465,8 +465,8 @@ def growing(runs: dict[str, Path], path: Path, columns: int = 3) -> Path:
     zoom, pictures = -(-128 // len(rows["input"][0])), []
     for i in range(0, len(rows["input"]), 3):
         cells = [figures.caption(photos[i], label, zoom) for label, photos in rows.items()]
-        lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+        lines = [cells[start : start + 3] for start in range(0, len(cells), 3)]
         blank = Image.new("RGB", cells[0].size, "white")
-        lines = [[np.asarray(cell) for cell in (line + [blank] * columns)[:columns]] for line in lines]
+        lines = [[np.asarray(cell) for cell in (line + [blank] * 3)[:3]] for line in lines]
         pictures.append(figures.stacked([Image.fromarray(np.concatenate(line, 1)) for line in lines]))
     return figures.gif(pictures, path, 360, 3)
