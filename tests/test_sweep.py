@@ -371,7 +371,15 @@ def test_runs_made_by_hand_have_no_sweep_and_it_says_what_to_do(study):
 # Execution ------------------------------------------------------------------------------------------------------------
 
 
-def test_failures_are_kept_do_not_stop_the_others_and_are_tried_again(study, scheduler, capsys):
+def test_failures_are_kept_do_not_stop_the_others_and_are_tried_again(study, scheduler, capsys, monkeypatch):
+    report, reported = engine._report, []
+
+    def report_once_dask_forgot_the_others(future, item, bar):
+        report(future, item, bar)  # else Dask would execute a run again when the worker that has its result dies
+        wait_for(lambda: all(other.status == "cancelled" for other in reported))
+        reported.append(future)
+
+    monkeypatch.setattr(engine, "_report", report_once_dask_forgot_the_others)
     acts = "[raise, silent, die, kill_server]"
     path = study(f"{{quick: {{runs: [{{ratio: [.inf, 3]}}, {{act: {acts}, seed: 2}}, {{act: kill_worker}}]}}}}")
     assert sweep.run(path, scheduler=scheduler) == 1

@@ -251,6 +251,7 @@ def _watch(
                         waiting.append(job)
                     else:
                         _report(future, job.item, bar)
+                    future.release()  # Dask would execute it again should the worker that did it die later
                 busy = {job.item.study for job in (*waiting, *running.values())}
                 free = [job for job in waiting if busy.isdisjoint(needs[job.item.study]) and not _held(job.item, told)]
                 waiting = [job for job in waiting if job not in free]
