@@ -199,11 +199,13 @@ def test_the_evolution_shows_only_the_lengths_that_all_runs_have(tmp_path):
         assert picture.size == (6 * 16, 18 + 3 * (18 + 16))
 
 
-def test_a_shown_jpeg_is_as_large_as_one_that_is_drawn_there(tmp_path, style):
-    Image.new("RGB", (320, 160), "red").save(tmp_path / "a.jpg")
-    data, _ = figures.show(tmp_path / "a.jpg")._repr_mimebundle_()
-    with Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))) as picture:
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "image/jpeg"), ("a.png", "image/png")])
+def test_a_shown_picture_is_as_large_as_one_that_is_drawn_there(tmp_path, style, name, kind):
+    Image.new("RGB", (320, 160), "red").save(tmp_path / name)
+    data, _ = figures.show(tmp_path / name)._repr_mimebundle_()
+    with Image.open(io.BytesIO(base64.b64decode(data[kind]))) as picture:
         assert picture.size == (220, 110)
+        assert picture.convert("RGB").getpixel((110, 55)) == pytest.approx((255, 0, 0), abs=2)
 
 
 def test_a_figure_of_some_runs_is_drawn_only_where_none_is_kept(tmp_path):

@@ -81,7 +81,7 @@ def save(figure: plt.Figure, path: Path) -> plt.Figure:
     figure.savefig(path, metadata={"Software": None})
     if not any(ax.images for ax in figure.axes):
         with Image.open(path) as picture:
-            picture.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(path, optimize=True)
+            _with_palette(picture).save(path, optimize=True)
     return figure
 
 
@@ -354,14 +354,20 @@ def has_pictures(run_folder: Path) -> bool:
 
 
 def show(path: Path) -> display.Image:
-    """A picture's file as a cell's output, a JPEG as small as one that is drawn there. A GIF is labelled PNG, which
+    """A picture's file as a cell's output, as small as one that is drawn there. A GIF is labelled PNG, which
     GitHub and nbconvert pass on where they drop GIFs; browsers look at the bytes and play it."""
-    if path.suffix != ".jpg":
+    if path.suffix == ".gif":
         return display.Image(data=path.read_bytes(), format="png")
     with Image.open(path) as picture:
-        small = picture.resize([round(side * plt.rcParams["figure.dpi"] / FILE_DPI) for side in picture.size])
-    small.save(smaller := io.BytesIO(), "JPEG", quality=QUALITY)
-    return display.Image(data=smaller.getvalue(), format="jpeg")
+        sides = [round(side * plt.rcParams["figure.dpi"] / FILE_DPI) for side in picture.size]
+        small, smaller = picture.convert("RGB").resize(sides), io.BytesIO()
+    kind, drawn = ("jpeg", small) if path.suffix == ".jpg" else ("png", _with_palette(small))
+    drawn.save(smaller, kind, quality=QUALITY, optimize=True)
+    return display.Image(data=smaller.getvalue(), format=kind)
+
+
+def _with_palette(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE)
 
 
 def frames(run_folder: Path) -> list[Path]:
